@@ -1,0 +1,1 @@
+"""JointRAG: a RAG system whose retriever and agents are trained together."""
