@@ -1,0 +1,1 @@
+"""How good a trained system is: scores on held-out questions, their significance, the report."""
