@@ -1,0 +1,1 @@
+"""How models learn: each module is `train(config, inputs…, out) -> metrics`, usable without Prefect."""

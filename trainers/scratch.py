@@ -1,0 +1,65 @@
+"""The tokenizer of models trained from random weights: whole words, punctuation apart.
+
+    tokenizer = word_level_tokenizer(texts, ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], lowercase=True)   # a small encoder
+    tokenizer = word_level_tokenizer(texts, ["<pad>", "<unk>", "<eos>", "<rewriter>"], lowercase=False)   # a small LM
+
+A few hundred words cover a small corpus, sequences stay short, and nothing has to be downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# A word with the hyphens and apostrophes inside it, a possessive 's (so that a name stays one word), or a character.
+_PIECES = r"\w+(?:(?:-|['’](?!s\b))\w+)*|['’]s\b|[^\w\s]"
+_ROLES = ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
+
+
+def word_level_tokenizer(
+    texts: Iterable[str],
+    special_tokens: Sequence[str],
+    lowercase: bool,
+    keep_newlines: bool = False,
+    max_vocabulary: int = 30_000,
+) -> PreTrainedTokenizerFast:
+    """A tokenizer whose vocabulary is the words of `texts`, the most frequent first, after `special_tokens`.
+
+    A special token plays the role its name says ("[PAD]" or "<pad>": padding; unk, bos, eos, cls, sep, mask likewise);
+    any other is an extra token that text is never split into. With cls and sep among them, every text is wrapped in the
+    two. Decoding joins words by spaces and closes up before `. , ? !`. `keep_newlines` makes a newline a token.
+
+    Raises ValueError when pad or unk is not among the special tokens.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    roles = {name: token for token in special_tokens if (name := token.strip("[]<>|").lower()) in _ROLES}
+    for name in ("pad", "unk"):
+        if name not in roles:
+            raise ValueError(f"special_tokens {list(special_tokens)} has no {name} token; add one named '<{name}>'")
+
+    tokenizer = Tokenizer(models.WordLevel(unk_token=roles["unk"]))
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    pattern = Regex(rf"\n|{_PIECES}" if keep_newlines else _PIECES)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, "removed", invert=True)
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)  # a space before words, none before . , ? !
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=max_vocabulary, special_tokens=list(special_tokens), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if "cls" in roles and "sep" in roles:
+        wrap = [(roles[name], tokenizer.token_to_id(roles[name])) for name in ("cls", "sep")]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{roles['cls']} $A {roles['sep']}", special_tokens=wrap
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        additional_special_tokens=[token for token in special_tokens if token not in roles.values()],
+        clean_up_tokenization_spaces=False,
+        **{f"{name}_token": token for name, token in roles.items()},
+    )
