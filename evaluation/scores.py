@@ -1,0 +1,189 @@
+"""What evaluation finds out, as data: scores.json, and how it is computed from episodes.
+
+`measure` turns one system's episodes into `Measures`; `compare` sets two systems against each other question by
+question; `Scores` is the whole file. Shares and scores are 0..1; nothing is rounded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from evaluation.significance import paired_bootstrap
+from jointrag.metrics import METRICS
+from jointrag.types import Episode
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Measures(_Data):
+    """Means over a set of questions. None: nothing in the data to measure it by."""
+
+    num_questions: int
+    f1: float
+    em: float
+    accuracy: float
+    retrieval_recall: float | None
+    """Share of a question's gold passages that are among the candidates."""
+    read_recall: float | None
+    """Share of a question's gold passages that the generator read."""
+    read_precision: float | None
+    """Share of the passages read that are gold; over questions for which any was read."""
+    num_sub_questions: float
+    num_candidates: float
+    num_read: float
+    num_answer_words: float
+    penalised: dict[str, float]
+    """Per agent: the share of its responses that were malformed or too long."""
+
+
+class SystemScores(_Data):
+    """One system: over all questions, and per question type."""
+
+    overall: Measures
+    types: dict[str, Measures]
+    seconds: float
+    """Time to answer all questions, without loading the model."""
+
+
+class Comparison(_Data):
+    """`system` minus `baseline` on the same questions, with its 95 % paired-bootstrap interval."""
+
+    system: str
+    baseline: str
+    metric: str
+    type: str | None
+    """None: over all questions."""
+    delta: float
+    low: float
+    high: float
+    share_not_better: float
+    num_questions: int
+
+
+class Scores(_Data):
+    """The content of scores.json."""
+
+    num_questions: int
+    types: dict[str, int]
+    """Questions per type; empty where the data names no types."""
+    systems: dict[str, SystemScores]
+    comparisons: tuple[Comparison, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Scores:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; run the evaluation first")
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{path}: not scores of this version ({field}: {first['msg']}); evaluate again") from None
+
+    def comparison(self, system: str, baseline: str, metric: str = "f1", type: str | None = None) -> Comparison | None:
+        """The one comparison asked for, or None if these two were not compared."""
+        wanted = (system, baseline, metric, type)
+        return next((c for c in self.comparisons if (c.system, c.baseline, c.metric, c.type) == wanted), None)
+
+
+def question_scores(episodes: Sequence[Episode]) -> dict[str, NDArray[np.float64]]:
+    """Per metric, each episode's score [questions]."""
+    return {
+        name: np.array([metric(episode.answer, episode.question.answers) for episode in episodes])
+        for name, metric in METRICS.items()
+    }
+
+
+def measure(episodes: Sequence[Episode]) -> Measures:
+    """Means over `episodes` (at least one)."""
+    scores = {name: float(values.mean()) for name, values in question_scores(episodes).items()}
+    return Measures(
+        num_questions=len(episodes),
+        f1=scores["f1"],
+        em=scores["em"],
+        accuracy=scores["accuracy"],
+        retrieval_recall=_mean([_recall(episode, [p.id for p in episode.candidates]) for episode in episodes]),
+        read_recall=_mean([_recall(episode, [p.id for p in episode.passages]) for episode in episodes]),
+        read_precision=_mean([_precision(episode) for episode in episodes]),
+        num_sub_questions=float(np.mean([len(episode.sub_questions) for episode in episodes])),
+        num_candidates=float(np.mean([len(episode.candidates) for episode in episodes])),
+        num_read=float(np.mean([len(episode.passages) for episode in episodes])),
+        num_answer_words=float(np.mean([len(episode.answer.split()) for episode in episodes])),
+        penalised=_penalised(episodes),
+    )
+
+
+def measure_types(episodes: Sequence[Episode]) -> dict[str, Measures]:
+    """`measure` for each question type; empty where no question names one."""
+    return {
+        name: measure([episode for episode in episodes if episode.question.type == name])
+        for name in types_of([episode.question.type for episode in episodes])
+    }
+
+
+def types_of(types: Sequence[str]) -> list[str]:
+    """The distinct types, sorted; none if the data names none."""
+    names = sorted(set(types))
+    return [] if names == [""] else names
+
+
+def compare(
+    system: str, baseline: str, episodes: dict[str, Sequence[Episode]], *, num_resamples: int, seed: int
+) -> list[Comparison]:
+    """Every metric, over all questions and per type. Both systems answered the same questions in the same order."""
+    ours, theirs = episodes[system], episodes[baseline]
+    assert [e.question.id for e in ours] == [e.question.id for e in theirs], "systems answered different questions"
+    types = np.array([episode.question.type for episode in ours])
+    scores, baseline_scores = question_scores(ours), question_scores(theirs)
+    comparisons = []
+    for type_name in (None, *types_of(types.tolist())):
+        mask = np.ones(len(types), dtype=bool) if type_name is None else types == type_name
+        for metric in METRICS:
+            rng = np.random.default_rng(seed)  # afresh each time: a number does not depend on what else is compared
+            difference = paired_bootstrap((scores[metric] - baseline_scores[metric])[mask], rng, num_resamples)
+            comparisons.append(
+                Comparison(
+                    system=system,
+                    baseline=baseline,
+                    metric=metric,
+                    type=type_name,
+                    delta=difference.delta,
+                    low=difference.low,
+                    high=difference.high,
+                    share_not_better=difference.share_not_better,
+                    num_questions=difference.num_questions,
+                )
+            )
+    return comparisons
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _recall(episode: Episode, found: Sequence[str]) -> float | None:
+    gold = set(episode.question.gold_passages)
+    return len(gold & set(found)) / len(gold) if gold else None
+
+
+def _precision(episode: Episode) -> float | None:
+    read = [passage.id for passage in episode.passages]
+    if not read or not episode.question.gold_passages:
+        return None
+    return len(set(episode.question.gold_passages).intersection(read)) / len(read)
+
+
+def _penalised(episodes: Sequence[Episode]) -> dict[str, float]:
+    turns: dict[str, list[bool]] = {}
+    for episode in episodes:
+        for turn in episode.turns:
+            turns.setdefault(turn.agent, []).append(turn.penalty < 0)
+    return {agent: sum(flags) / len(flags) for agent, flags in turns.items()}
