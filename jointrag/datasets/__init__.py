@@ -1,0 +1,30 @@
+"""Data sets: every source yields the same files, `corpus.jsonl` (passages) and `questions/<split>.jsonl`.
+
+Splits: `source` (retriever and warm start), `train` (MAPPO: questions and answers), `dev`, `test`.
+A new source is one file with a `prepare` function, one config class and one line in `SOURCES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from jointrag.config import Dataset
+
+SPLITS = ("source", "train", "dev", "test")
+SOURCES = {
+    "synthetic": "jointrag.datasets.synthetic",
+    "files": "jointrag.datasets.files",
+}
+
+
+def prepare(config: Dataset, *, seed: int, out: Path) -> dict[str, float]:
+    """Write the data set below `out`; returns the counts. A broken input is a ValueError naming file, line and remedy."""
+    if config.name not in SOURCES:
+        raise ValueError(
+            f"dataset.name={config.name!r} is not available yet; convert it to corpus.jsonl and questions "
+            f"(format: data/README.md) and use dataset.name=files with dataset.path=<folder>"
+        )
+    source: Callable[..., dict[str, float]] = import_module(SOURCES[config.name]).prepare
+    return source(config, seed=seed, out=out)

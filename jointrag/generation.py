@@ -1,0 +1,260 @@
+"""Language-model back ends: prompts in, completions out.
+
+`LocalLM` holds a transformers model and decodes it with a plain loop of its own: prompts sorted by length and batched by
+tokens, log-probabilities of exactly the distribution sampled from, the output restriction included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from jointrag.choices import ChoiceList
+from jointrag.config import LanguageModelSection
+from jointrag.types import Prompt
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ANSWER_NOW = "<respond>"  # models from scratch: ends the prompt
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. Temperature 0 is greedy; `generator` makes sampling repeatable."""
+
+    temperature: float = 1.0
+    generator: torch.Generator | None = None
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A response. Ids, log-probabilities and values are per response token, the end token included; see types.Turn."""
+
+    text: str
+    prompt_ids: tuple[int, ...] = ()
+    response_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+
+
+class LanguageModel(Protocol):
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling) -> list[Completion]: ...
+
+
+def role_token(agent: str) -> str:
+    """The token that tells a model trained from scratch which agent it plays."""
+    return f"<{agent}>"
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    """Token ids of a prompt: chat template, or role token and content, or plain text for a base model."""
+    role_id = tokenizer.convert_tokens_to_ids(role_token(prompt.agent))
+    if role_id is not None and role_id != tokenizer.unk_token_id:
+        return tokenizer.encode(f"{role_token(prompt.agent)}{prompt.content}{ANSWER_NOW}", add_special_tokens=False)
+    if tokenizer.chat_template:
+        messages = [{"role": "system", "content": prompt.instructions}, {"role": "user", "content": prompt.content}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return tokenizer.encode(str(text), add_special_tokens=False)
+    return tokenizer.encode(f"{prompt.instructions}\n\n{prompt.content}\n\n")
+
+
+def encode_response(tokenizer: PreTrainedTokenizerBase, response: str, choices: Sequence[str] | None) -> list[int]:
+    """Token ids of a response and the end token, as `LocalLM.generate` would have written them."""
+    if choices is None:
+        ids = tokenizer.encode(response, add_special_tokens=False)
+    else:
+        items = response.split(",") if response else []
+        ids = list(ChoiceList(tokenizer, choices).encode([list(choices).index(item) for item in items]))
+    return [*ids, tokenizer.eos_token_id]
+
+
+class LocalLM:
+    """A causal language model in this process.
+
+    `value_head`, where set, maps hidden states [batch, hidden] to values [batch]; completions then carry them.
+    `max_length` bounds prompt plus response; a prompt that leaves no room is a ValueError.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = 4096,
+        tokens_per_forward: int = 16_384,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.tokens_per_forward = tokens_per_forward
+        self.value_head: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self._choice_lists: dict[tuple[str, ...], ChoiceList] = {}
+
+    @classmethod
+    def load(cls, path: Path | str, config: LanguageModelSection, device: str = "auto") -> LocalLM:
+        """Load a transformers folder (or Hugging Face name) for inference."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = load_model(path, config, device)
+        return cls(model.eval(), tokenizer, max_length=config.max_length)
+
+    def choice_list(self, choices: tuple[str, ...]) -> ChoiceList:
+        """The restriction for these choices in this model's tokens (built once)."""
+        if choices not in self._choice_lists:
+            self._choice_lists[choices] = ChoiceList(self.tokenizer, choices)
+        return self._choice_lists[choices]
+
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling) -> list[Completion]:
+        """One completion per prompt, in order. Long and short prompts are decoded apart, so little is padding."""
+        import torch
+
+        encoded = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        for ids, prompt in zip(encoded, prompts, strict=True):
+            if len(ids) + max_new_tokens > self.max_length:
+                raise ValueError(
+                    f"a {prompt.agent} prompt of {len(ids)} tokens and {max_new_tokens} new ones exceed "
+                    f"language_model.max_length={self.max_length}; raise it, or lower agents.num_candidates"
+                )
+        completions: list[Completion | None] = [None] * len(prompts)
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            for batch in batches_by_length([len(ids) + max_new_tokens for ids in encoded], self.tokens_per_forward):
+                choices = [prompts[i].choices for i in batch]
+                decoded = _Decoding(self, [encoded[i] for i in batch], choices, sampling).run(max_new_tokens)
+                for i, completion in zip(batch, decoded, strict=True):
+                    completions[i] = completion
+        self.model.train(was_training)
+        return [completion for completion in completions if completion is not None]
+
+
+def load_model(path: Path | str, config: LanguageModelSection, device: str) -> PreTrainedModel:
+    """The bare model in the section's dtype on `device` ("auto": cuda where there is one)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.float32 if config.type == "scratch" else getattr(torch, config.dtype)
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
+
+
+def decoder_and_head(model: Any) -> tuple[Any, Any]:
+    """The trunk that gives hidden states and the layer that gives logits; adapters stay active."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft wraps the model
+    return inner.get_decoder(), inner.get_output_embeddings()
+
+
+def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Indices grouped so that each group's size times its greatest length fits the budget (one item always fits)."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    batches: list[list[int]] = []
+    for i in order:
+        if not batches or lengths[i] * (len(batches[-1]) + 1) > tokens_per_batch:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+class _Decoding:
+    """One batch being decoded. Rows that have ended leave the batch once they are half of it."""
+
+    def __init__(
+        self,
+        lm: LocalLM,
+        prompts: list[list[int]],
+        choices: list[tuple[str, ...] | None],
+        sampling: Sampling,
+    ) -> None:
+        self.lm, self.prompts, self.sampling = lm, prompts, sampling
+        self.lists = [lm.choice_list(c) if c is not None else None for c in choices]
+        self.restricted = any(choice_list is not None for choice_list in self.lists)
+        self.responses: list[list[int]] = [[] for _ in prompts]
+        self.logprobs: list[list[float]] = [[] for _ in prompts]
+        self.values: list[list[float]] = [[] for _ in prompts]
+
+    def run(self, max_new_tokens: int) -> list[Completion]:
+        import torch
+        from transformers import DynamicCache
+
+        decoder, head = decoder_and_head(self.lm.model)
+        device = self.lm.model.device
+        end = self.lm.tokenizer.eos_token_id
+        width = max(map(len, self.prompts))
+        pads = torch.tensor([width - len(ids) for ids in self.prompts], device=device)
+        ids = torch.tensor([[end] * (width - len(ids)) + ids for ids in self.prompts], device=device)
+        mask = (torch.arange(width, device=device)[None] >= pads[:, None]).long()  # [batch, width]
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self.lm.model.config)
+        rows = list(range(len(self.prompts)))  # which prompt each row of the batch is; ended rows linger for a while
+        alive = [True] * len(rows)
+        for step in range(max_new_tokens):
+            hidden = decoder(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            ).last_hidden_state[:, -1]  # [batch, hidden]
+            tokens, logprobs = self._draw(head(hidden), rows)
+            values = self.lm.value_head(hidden).tolist() if self.lm.value_head else None
+            drawn = tokens.tolist()
+            for j, (row, token, logprob) in enumerate(zip(rows, drawn, logprobs.tolist(), strict=True)):
+                if alive[j]:
+                    self.responses[row].append(token)
+                    self.logprobs[row].append(logprob)
+                    if values is not None:
+                        self.values[row].append(values[j])
+                    alive[j] = token != end
+            num_alive = sum(alive)
+            if num_alive == 0 or step == max_new_tokens - 1:
+                break
+            ids, positions = tokens[:, None], positions[:, -1:] + 1
+            if num_alive <= len(rows) // 2:
+                keep = [j for j, is_alive in enumerate(alive) if is_alive]
+                index = torch.tensor(keep, device=device)
+                cache.batch_select_indices(index)
+                ids, positions, mask = ids[index], positions[index], mask[index]
+                rows, alive = [rows[j] for j in keep], [True] * len(keep)
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        return [self._completion(i) for i in range(len(self.prompts))]
+
+    def _draw(self, logits: torch.Tensor, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Next tokens [batch] and their log-probabilities [batch] under the restricted, tempered distribution."""
+        import torch
+
+        logits = logits.float()
+        if self.sampling.temperature > 0:
+            logits = logits / self.sampling.temperature
+        if self.restricted:
+            forbidden = torch.ones_like(logits, dtype=torch.bool)
+            for j, row in enumerate(rows):
+                forbidden[j, self._allowed(row)] = False
+            logits = logits.masked_fill(forbidden, float("-inf"))
+        logprobs = torch.log_softmax(logits, dim=-1)
+        if self.sampling.temperature > 0:
+            tokens = torch.multinomial(logprobs.exp(), 1, generator=self.sampling.generator)[:, 0]
+        else:
+            tokens = logprobs.argmax(-1)
+        return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+
+    def _allowed(self, row: int) -> Any:
+        choice_list, written = self.lists[row], self.responses[row]
+        if choice_list is None:
+            return slice(None)
+        if written and written[-1] == self.lm.tokenizer.eos_token_id:
+            return [self.lm.tokenizer.eos_token_id]  # an ended row: what it draws is not looked at
+        return list(choice_list.allowed(tuple(written)))
+
+    def _completion(self, i: int) -> Completion:
+        text = self.lm.tokenizer.decode(self.responses[i], skip_special_tokens=True)
+        return Completion(
+            text=text.strip(),
+            prompt_ids=tuple(self.prompts[i]),
+            response_ids=tuple(self.responses[i]),
+            logprobs=tuple(self.logprobs[i]),
+            values=tuple(self.values[i]),
+        )

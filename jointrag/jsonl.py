@@ -1,0 +1,74 @@
+"""Frozen dataclasses as JSON lines: one object a line, errors that name the file and the line, whole files or none."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+
+@cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    get_type_hints(cls)  # a missing import in a data class is our mistake: fail here, by name
+    return TypeAdapter(cls)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write aside, then rename: `path` holds the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def write_jsonl(path: Path, items: Iterable[Any]) -> int:
+    """Write dataclasses (or plain dicts) one a line, atomically; returns how many."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    count = 0
+    with aside.open("w", encoding="utf-8") as file:
+        for item in items:
+            row = asdict(item) if is_dataclass(item) and not isinstance(item, type) else item
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    os.replace(aside, path)
+    return count
+
+
+def read_jsonl(path: Path, cls: type[T]) -> Iterator[T]:
+    """Yield each line of `path` as a `cls` (a dataclass). Blank lines are skipped.
+
+    Raises ValueError naming file, line and remedy for a line that is not JSON or does not fit `cls`.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if not raw.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(raw)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise ValueError(f"{where}: not a JSON object ({error}); write one object per line, in UTF-8") from None
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f"{where}: expected an object with {', '.join(sorted(names))}, found {type(row).__name__}"
+                )
+            if unknown := sorted(set(row) - names):
+                raise ValueError(f"{where}: unknown field {unknown[0]!r}; known fields: {', '.join(sorted(names))}")
+            try:
+                yield _adapter(cls).validate_python(row)
+            except ValidationError as error:
+                first = error.errors()[0]
+                field = ".".join(map(str, first["loc"])) or cls.__name__
+                raise ValueError(f"{where}: field {field!r}: {first['msg']}") from None
