@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from trainers.scratch import word_level_tokenizer
 
 TEXTS = ["Who wrote Anna O'Neill's Saint-Denis?", "Document0,Document4\nnext line."]
