@@ -1,0 +1,1 @@
+"""Which stages run, and in which order."""

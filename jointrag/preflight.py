@@ -1,0 +1,98 @@
+"""Whatever cannot work fails in the first second, with a sentence that says what to do.
+
+Cheap looks only: files that are missing or empty, a model that is not at hand while offline, a device that is not there,
+a port that is taken. What is inside the files is checked by the stage that reads them.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from jointrag.config import Dataset, FilesDataset, NamedDataset, PipelineConfig, PretrainedEncoder, PretrainedLM
+from jointrag.presets import ConfigError
+
+FILES = {"corpus.jsonl": "passages", "train.jsonl": "questions", "dev.jsonl": "questions", "test.jsonl": "questions"}
+
+
+def preflight(config: PipelineConfig) -> None:
+    """Raise ConfigError with everything that is sure to fail, a line each."""
+    if problems := list(_problems(config)):
+        raise ConfigError("\n".join(problems))
+
+
+def _problems(config: PipelineConfig) -> Iterator[str]:
+    yield from dataset_problems(config.dataset)
+    if config.runtime.device == "cuda" and not _has_gpu():
+        yield "runtime.device=cuda, but there is no usable NVIDIA GPU here; use runtime.device=cpu or auto"
+    if isinstance(config.retriever.encoder, PretrainedEncoder):
+        yield from model_problems("retriever.encoder.name", config.retriever.encoder.name)
+    if isinstance(config.language_model, PretrainedLM):
+        yield from model_problems("language_model.name", config.language_model.name)
+    if config.server.port and not port_is_free(config.server.host, config.server.port):
+        yield (
+            f"server.port={config.server.port} is in use on {config.server.host}; "
+            "choose another one, or 0 for any free port"
+        )
+
+
+def dataset_problems(dataset: Dataset) -> Iterator[str]:
+    """What is missing from the data set."""
+    if isinstance(dataset, NamedDataset):
+        yield (
+            f"dataset.name={dataset.name} cannot be downloaded and converted yet; put its files into a folder as "
+            "data/README.md describes and use dataset.name=files dataset.path=FOLDER"
+        )
+    if not isinstance(dataset, FilesDataset):
+        return
+    if not dataset.path.is_dir():
+        yield f"dataset.path={dataset.path}: no such folder; it should hold {', '.join(FILES)} (see data/README.md)"
+        return
+    for name, what in FILES.items():
+        file = dataset.path / name
+        if not file.is_file():
+            yield f"{file}: no such file; dataset.path should hold {', '.join(FILES)} (see data/README.md)"
+        elif not _has_a_line(file):
+            yield f"{file} holds no {what}; write one JSON object per line (see data/README.md)"
+
+
+def model_problems(setting: str, name: str) -> Iterator[str]:
+    """A model name that is neither a folder nor, while offline, in the Hugging Face cache."""
+    if Path(name).is_dir():
+        return
+    if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        yield f"{setting}={name}: no such folder"
+        return
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if constants.HF_HUB_OFFLINE and not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        yield (
+            f"{setting}={name} is neither a folder nor in the Hugging Face cache, and HF_HUB_OFFLINE is set; "
+            "unset it, or download the model first and give its folder"
+        )
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _has_gpu() -> bool:
+    devices = [*Path("/dev").glob("nvidia[0-9]*"), *Path("/dev").glob("dxg")]
+    if not devices:  # known without the seconds that importing torch takes
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _has_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        return any(line.strip() for line in file)
