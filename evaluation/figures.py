@@ -62,6 +62,8 @@ PANELS: tuple[tuple[str, str, float], ...] = (
 
 def read_history(path: Path) -> list[dict[str, float]]:
     """The numbers of history.jsonl, one dict per step; raises ValueError naming the line that is not one."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; train mappo first")
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
@@ -131,7 +133,7 @@ def curves_png(shown: Sequence[Panel]) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "font.size": 8.5,
     "font.family": "sans-serif",
     "text.color": INK,
@@ -213,11 +215,16 @@ def _svg(draw: Callable[[Axes], None], salt: str, inches: tuple[float, float]) -
         figure.savefig(file, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r'\s(xmlns(:\w+)?|version|width|height)="[^"]*"', "", text, count=5)
-    text = re.sub(r'<g id="[^"]*">', "<g>", text).replace("xlink:href", "href")
-    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"<svg[^>]*(viewBox=\"[^\"]*\")[^>]*>", r"<svg \1>", text, count=1)
+    text = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL
+    )  # it would style the page
+    text = re.sub(r'<g id="[^"]*"\s*/>', "", text).replace("xlink:href", "href")
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"font-family: [^;\"]*; ", "", text)
+    text = re.sub(r"\s*\n\s*", " ", text)
     colors = {INK: "var(--ink)", GRID: "var(--line)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}
     for color, variable in colors.items():
         text = text.replace(color, variable)
-    return text.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
+    return text.replace("<svg", '<svg aria-hidden="true" focusable="false" stroke-linejoin="round"', 1)

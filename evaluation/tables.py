@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.scores import Comparison, Measures, Scores
+from evaluation.scores import Comparison, Scores
 
 LABELS = {"warm_start": "warm start", "control": "control", "mappo": "MAPPO"}
 METRIC_LABELS = {"f1": "F1", "em": "EM", "accuracy": "accuracy"}
 
 CONTROL = (
-    "The control is the warm start trained further, for as long as MAPPO, but by imitation: supervised examples for every "
-    "agent, made from labelled questions of the target domain. MAPPO sees the answers to its questions and nothing else. "
-    "The control says what labels would have bought in the same time."
+    "The control is the warm start trained further, for as long as MAPPO, but by imitation: on supervised examples for "
+    "every agent, made from labelled questions of the target domain. MAPPO sees the answers to its questions and "
+    "nothing else. The control says what labels would have bought in the same time."
 )
 
 
@@ -70,7 +70,7 @@ def duration(seconds: float) -> str:
 
 
 def verdict(comparison: Comparison | None) -> str:
-    """ "raised" or "lowered" only if the whole interval is on that side of zero; else "same", or "" without a comparison."""
+    """Raised or lowered only if the whole interval is on that side of zero, else same; "" without a comparison."""
     if comparison is None:
         return ""
     return "raised" if comparison.low > 0 else "lowered" if comparison.high < 0 else "same"
@@ -95,12 +95,12 @@ def control_sentence(scores: Scores) -> str:
     against = scores.comparison("mappo", "control")
     if against is None:
         return ""
-    control, change = points(scores.systems["control"].overall.f1), f"95 % interval {interval(against)}"
+    reached = f"The control reached F1 {points(scores.systems['control'].overall.f1)}"
+    change = f"95 % interval {interval(against)}"
     if verdict(against) == "same":
-        return f"The control reached F1 {control}, not measurably different from MAPPO ({signed(against.delta)}, {change})."
+        return f"{reached}, not measurably different from MAPPO ({signed(against.delta)}, {change})."
     side = "above" if against.delta > 0 else "below"
-    distance = signed(abs(against.delta)).lstrip("+")
-    return f"The control reached F1 {control}: MAPPO is {distance} points {side} it ({change})."
+    return f"{reached}: MAPPO is {signed(abs(against.delta)).lstrip('+')} points {side} it ({change})."
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -111,12 +111,15 @@ def results(scores: Scores) -> Table:
         (label(name), points(m.f1), points(m.em), points(m.accuracy), points(m.retrieval_recall), points(m.read_recall))
         for name, m in ((name, system.overall) for name, system in scores.systems.items())
     ]
+    known = any(system.overall.retrieval_recall is not None for system in scores.systems.values())
     return Table(
         f"Results on {scores.num_questions:,} held-out questions, in percent",
         ("system", "F1", "EM", "accuracy", "gold retrieved", "gold read"),
         tuple(rows),
         "Gold retrieved: share of a question's gold passages among the candidates. "
-        "Gold read: share that reached the generator.",
+        "Gold read: share that reached the generator."
+        if known
+        else "The data names no gold passages, so what was retrieved and read cannot be judged.",
     )
 
 
@@ -130,7 +133,8 @@ def comparisons(scores: Scores) -> Table:
             (pair(c), METRIC_LABELS.get(c.metric, c.metric), signed(c.delta), interval(c), _share(c.share_not_better))
             for c in sorted(overall, key=lambda c: (c.system, c.baseline) != ("mappo", "warm_start"))
         ),
-        "An interval that contains 0 means: no measurable difference. It covers the choice of questions, not the training seed.",
+        "An interval that contains 0 means: no measurable difference. "
+        "It covers the choice of questions, not the training seed.",
     )
 
 
@@ -200,10 +204,6 @@ def pair(comparison: Comparison) -> str:
 
 def _share(share: float) -> str:
     return "< 0.001" if share < 0.001 else f"{share:.3f}"
-
-
-def reading_note(measures: Measures) -> str:
-    return "" if measures.retrieval_recall is not None else "The data names no gold passages, so recall is not known."
 
 
 # ---- renderings ------------------------------------------------------------------------------------------------------
