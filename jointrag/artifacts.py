@@ -5,8 +5,8 @@ it reads. `produce` returns the finished directory if it is there and whole, and
 
     artifact = produce(recipe, workspace, lambda out: train(config, out=out))
 
-It works in `<key>.partial` and renames when done, so a killed process leaves nothing that looks finished. A fingerprint
-hashes what was written, not what asked for it: redoing a stage with the same result keeps everything that depends on it.
+It works in `<key>.partial` and renames when done, so a killed process leaves nothing that looks finished. A
+fingerprint hashes what was written, not what asked for it: a stage redone with the same result keeps what depends on it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,24 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 CHECKED_BYTES = 64 * 2**20  # larger files are checked by size alone, so that starting a run stays quick
-LIBRARIES = ("torch", "transformers", "trl", "peft", "sentence-transformers", "faiss-cpu", "faiss-gpu", "numpy", "mlflow")
-FOLDERS = {"prepare": "data", "index": "data", "agent_data": "data", "evaluate": "runs", "report": "runs"}  # else models
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "sentence-transformers",
+    "faiss-cpu",
+    "faiss-gpu",
+    "numpy",
+    "mlflow",
+)
+FOLDERS = {
+    "prepare": "data",
+    "index": "data",
+    "agent_data": "data",
+    "evaluate": "runs",
+    "report": "runs",
+}  # else models
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Whatever cannot work fails in the first second, with a sentence that says what to do.
 
-Cheap looks only: files that are missing or empty, a model that is not at hand while offline, a device that is not there,
-a port that is taken. What is inside the files is checked by the stage that reads them.
+Cheap looks only: files that are missing or empty, a model that is not at hand while offline, a device that is not
+there, a port that is taken. What is inside the files is checked by the stage that reads them.
 """
 
 from __future__ import annotations
