@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluation.scores import Comparison
-from evaluation.tables import interval, signed
+from evaluation.tables import METRIC_LABELS, interval, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 INK, GRID = "#010203", "#040506"  # stand-ins that the SVG swaps for CSS variables
 SERIES = ("#0b5fce", "#c2410c", "#15803d", "#7e22ce")
 STYLES = ("-", "--", ":", "-.")  # told apart without colour, too
-PANEL_INCHES = (4.0, 2.3)
+PANEL_INCHES = (4.0, 2.4)
 MAX_POINTS = 400
 
 
@@ -49,7 +49,7 @@ class Panel:
 
 # title, keys of history.jsonl (a group in the pattern names the series), factor
 PANELS: tuple[tuple[str, str, float], ...] = (
-    ("Greedy score on the dev questions, in percent", r"dev/(f1|em|accuracy)", 100),
+    ("Greedy score on dev questions, in percent", r"dev/(f1|em|accuracy)", 100),
     ("Reward on the training questions, sampled", r"mappo/(reward|score|f1)", 1),
     ("KL divergence from the warm start", r"mappo/(kl)", 1),
     ("Entropy of the responses", r"mappo/(entropy(?:/\w+)?)", 1),
@@ -77,16 +77,18 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 def panels(history: Sequence[dict[str, float]]) -> tuple[list[Panel], list[Panel]]:
     """The known panels with data in `history`, and one for each other recorded value."""
-    keys = sorted({key for row in history for key in row} - {"step"})
+    keys = [key for key in dict.fromkeys(key for row in history for key in row) if key != "step"]
     known, used = [], set()
     for title, pattern, factor in PANELS:
         matches = {key: match[1] for key in keys if (match := re.fullmatch(pattern, key))}
         used |= set(matches)
         if matches:
-            known.append(
-                Panel(title, {name.replace("/", " "): _series(history, key, factor) for key, name in matches.items()})
-            )
+            known.append(Panel(title, {_name(text): _series(history, key, factor) for key, text in matches.items()}))
     return known, [Panel(key, {key: _series(history, key, 1)}) for key in keys if key not in used]
+
+
+def _name(text: str) -> str:
+    return METRIC_LABELS.get(text, text.replace("/", " ").replace("_", " "))
 
 
 def _series(
@@ -134,7 +136,7 @@ def curves_png(shown: Sequence[Panel]) -> str:
 
 
 _STYLE: dict[Any, Any] = {
-    "font.size": 8.5,
+    "font.size": 9.5,
     "font.family": "sans-serif",
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -153,8 +155,11 @@ def _draw_curves(axes: Axes, panel: Panel) -> None:
     for i, (name, (steps, values)) in enumerate(panel.series.items()):
         color, style = SERIES[i % len(SERIES)], STYLES[i % len(STYLES)]
         x, y = _thin(np.array(steps)), _thin(np.array(values))
-        if len(x) >= 20:  # noisy, one value per step: the values pale, their running mean on top
-            axes.plot(x, y, color=color, linewidth=0.7, alpha=0.3)
+        if (
+            len(x) >= 20
+        ):  # noisy, one value per step: their running mean, over the values themselves if it is the only curve
+            if len(panel.series) == 1:
+                axes.plot(x, y, color=color, linewidth=0.7, alpha=0.35)
             axes.plot(x, _running_mean(y, len(y) // 15), color=color, linestyle=style, linewidth=1.7, label=name)
         else:
             axes.plot(x, y, color=color, linestyle=style, linewidth=1.7, marker="o", markersize=3, label=name)
@@ -166,7 +171,7 @@ def _draw_curves(axes: Axes, panel: Panel) -> None:
     axes.locator_params(axis="x", nbins=6)
     if len(panel.series) > 1:
         axes.legend(
-            frameon=False, fontsize=8, ncols=len(panel.series), loc="lower left", bbox_to_anchor=(0, 1), borderpad=0
+            frameon=False, fontsize=9, ncols=len(panel.series), loc="lower left", bbox_to_anchor=(0, 1), borderpad=0
         )
 
 

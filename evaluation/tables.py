@@ -179,7 +179,7 @@ def behaviour(scores: Scores) -> Table:
         ("seconds for all questions", *(f"{system.seconds:.0f}" for system in scores.systems.values())),
     ]
     return Table(
-        "What the agents do (means per question)",
+        "Means over all questions",
         ("", *(label(name) for name in measures)),
         tuple(rows),
         "Penalised: malformed, too long, too many or empty, as the reward counts it.",
