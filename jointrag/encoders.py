@@ -7,6 +7,7 @@ encoder.encode(["Who directed Solaris?"], kind="query")   # float32 [1, dim], un
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -35,7 +36,10 @@ class Encoder:
         if isinstance(path_or_name, Path) and not (path_or_name / "config_sentence_transformers.json").is_file():
             raise ValueError(f"{path_or_name}: not a sentence-transformers model folder; train the retriever again")
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
 
+        if not sys.stderr.isatty():
+            transformers_logging.disable_progress_bar()  # in a log every redraw would be a line
         return cls(SentenceTransformer(str(path_or_name), device=None if device == "auto" else device))
 
     @property

@@ -39,7 +39,7 @@ class InProcessRetriever:
     """Encoder and index in this process."""
 
     def __init__(self, index: SearchIndex, encoder: Encoder, batch_size: int = 256) -> None:
-        self._index = index
+        self.index = index
         self._encoder = encoder
         self._batch_size = batch_size
 
@@ -50,7 +50,7 @@ class InProcessRetriever:
         return cls(index, Encoder.load(index.encoder_path, device), batch_size)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        return self._index.search(self._encoder.encode(queries, kind="query", batch_size=self._batch_size), k)
+        return self.index.search(self._encoder.encode(queries, kind="query", batch_size=self._batch_size), k)
 
 
 class HttpRetriever:
@@ -70,7 +70,10 @@ class HttpRetriever:
         self._session.trust_env = False  # a proxy from the environment has no business with a local server
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """See `Retriever`. Raises RetrieverUnavailable, or ValueError when the server refuses the request."""
+        """See `Retriever`.
+
+        Raises RetrieverUnavailable; ValueError for a request that the server refuses, RuntimeError for one it fails on.
+        """
         found: dict[str, list[Hit]] = {}
         with self._lock:
             for query in queries:
@@ -88,15 +91,17 @@ class HttpRetriever:
         return [list(found[query]) for query in queries]
 
     def _ask(self, queries: list[str], k: int) -> list[list[Hit]]:
-        response = self._post({"queries": queries, "k": k})
+        response = self._post(queries, k)
         if not response.ok:
-            raise ValueError(f"{self.url}/v1/search answered {response.status_code}: {response.text[:500]}")
+            error = ValueError if response.status_code < 500 else RuntimeError
+            raise error(f"{self.url}/v1/search answered {response.status_code}: {response.text[:500]}")
         return [
             [Hit(Passage(hit["id"], hit["title"], hit["text"]), hit["score"]) for hit in hits]
             for hits in response.json()["results"]
         ]
 
-    def _post(self, body: dict[str, object]) -> requests.Response:
+    def _post(self, queries: list[str], k: int) -> requests.Response:
+        body = {"queries": queries, "k": k}
         deadline = time.monotonic() + self.timeout_s
         pause_s = 0.05
         while True:

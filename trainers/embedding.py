@@ -12,6 +12,7 @@ import logging
 import math
 import random
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +148,7 @@ def make_model(config: ScratchEncoder | PretrainedEncoder, texts: list[str], dev
 
 
 def _scratch_modules(config: ScratchEncoder, texts: list[str]) -> list[Any]:
-    import tempfile
-
+    import torch
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import BertConfig, BertModel
 
@@ -161,10 +161,16 @@ def _scratch_modules(config: ScratchEncoder, texts: list[str]) -> list[Any]:
         num_attention_heads=config.num_heads,
         intermediate_size=4 * config.hidden_size,
         max_position_embeddings=config.max_length,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=0,
+        hidden_dropout_prob=0.0,  # one short epoch does not overfit
+        attention_probs_dropout_prob=0.0,
     )
+    model = BertModel(bert)
+    with torch.no_grad():  # at the start a word's vector is the word alone, so that overlap is what similarity measures
+        model.embeddings.position_embeddings.weight.zero_()
+        model.embeddings.token_type_embeddings.weight.zero_()
     with tempfile.TemporaryDirectory() as folder:  # Transformer takes a folder, not a model
-        BertModel(bert, add_pooling_layer=False).save_pretrained(folder)
+        model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         transformer = Transformer(folder, max_seq_length=config.max_length)
     return [transformer, Pooling(config.hidden_size, "mean"), Normalize()]
@@ -185,10 +191,11 @@ def fit(
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-    from sentence_transformers.training_args import BatchSamplers
+    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
     from transformers import PrinterCallback
 
     model = encoder.model
+    model.model_card_data.generate_widget_examples = False  # no model card is written
     data = Dataset.from_dict({"question": [q for q, _ in pairs], "passage": [p for _, p in pairs]})
     num_steps = math.ceil(len(pairs) / config.batch_size * config.num_epochs)
     checkpoints = out / ".trainer"  # the trainer wants a folder; nothing is kept in it
