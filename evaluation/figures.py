@@ -47,16 +47,19 @@ class Panel:
         return f"{self.title}: {'; '.join(ends)}."
 
 
-# title, keys of history.jsonl (a group in the pattern names the series), factor
+# title, keys of history.jsonl (the group in the pattern names the curve), factor
 PANELS: tuple[tuple[str, str, float], ...] = (
-    ("Greedy score on dev questions, in percent", r"dev/(f1|em|accuracy)", 100),
-    ("Reward on the training questions, sampled", r"mappo/(reward|score|f1)", 1),
+    ("Greedy score on dev questions, in percent", r"dev/(\w+)", 100),
+    ("Reward on the training questions, sampled", r"mappo/(reward)", 1),
     ("KL divergence from the warm start", r"mappo/(kl)", 1),
-    ("Entropy of the responses", r"mappo/(entropy(?:/\w+)?)", 1),
-    ("Policy loss", r"mappo/(policy_loss|loss)", 1),
+    ("KL divergence per agent", r"mappo/(\w+)/kl", 1),
+    ("Penalised responses per agent, in percent", r"mappo/(\w+)/penalised", 100),
+    ("Tokens per response", r"mappo/(\w+)/response_tokens", 1),
+    ("Per question", r"mappo/(sub_questions|passages_read)", 1),
+    ("Entropy of the responses", r"mappo/(?:(\w+)/)?entropy", 1),
+    ("Policy loss", r"mappo/(policy_loss)", 1),
     ("Value loss", r"mappo/(value_loss)", 1),
-    ("Penalty per agent", r"mappo/penalty[/_](\w+)", 1),
-    ("Share of penalised responses per agent", r"mappo/penalised[/_](\w+)", 1),
+    ("Variance of the returns that the critic explains", r"mappo/(explained_variance)", 1),
 )
 
 
@@ -80,7 +83,7 @@ def panels(history: Sequence[dict[str, float]]) -> tuple[list[Panel], list[Panel
     keys = [key for key in dict.fromkeys(key for row in history for key in row) if key != "step"]
     known, used = [], set()
     for title, pattern, factor in PANELS:
-        matches = {key: match[1] for key in keys if (match := re.fullmatch(pattern, key))}
+        matches = {key: match[1] or "all" for key in keys if (match := re.fullmatch(pattern, key))}
         used |= set(matches)
         if matches:
             known.append(Panel(title, {_name(text): _series(history, key, factor) for key, text in matches.items()}))
@@ -88,7 +91,7 @@ def panels(history: Sequence[dict[str, float]]) -> tuple[list[Panel], list[Panel
 
 
 def _name(text: str) -> str:
-    return METRIC_LABELS.get(text, text.replace("/", " ").replace("_", " "))
+    return METRIC_LABELS.get(text, text.replace("_", " "))
 
 
 def _series(

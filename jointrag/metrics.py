@@ -5,15 +5,15 @@
     >>> accuracy("It is the Eiffel Tower.", ["Eiffel Tower"]), exact_match("It is the Eiffel Tower.", ["Eiffel Tower"])
     (1.0, 0.0)
 
-Every metric is `(answer, golds) -> float` in 0..1. Each gold answer is compared on its own and the best one counts; golds
-are never joined. On plain English, exact match and F1 are those of the SQuAD and HotpotQA scorers. Three things differ or
-are easy to get wrong, so they are fixed here:
+Every metric is `(answer, golds) -> float` in 0..1. Each gold answer is compared on its own and the best one counts;
+golds are never joined. On plain English, exact match and F1 are those of the SQuAD and HotpotQA scorers. Three things
+differ or are easy to get wrong, so they are fixed here:
 
 - Unicode. Text is brought to NFKC, so composed and decomposed accents and full-width forms compare equal; accents stay;
   punctuation of every script is stripped. Chinese and Japanese are compared by character, other scripts by word.
-- Verdicts. When answer or gold is just "yes", "no" or "noanswer", F1, precision and recall are 1 if they are equal, else
-  0 (HotpotQA's rule: "no" is not half of "no man's land"). Accuracy looks for the verdict in the answer, and an answer
-  that says both yes and no is wrong.
+- Verdicts. When answer or gold is just "yes", "no" or "noanswer", F1, precision and recall are 1 if they are equal,
+  else 0 (HotpotQA's rule: "no" is not half of "no man's land"). Accuracy looks for the verdict in the answer, and an
+  answer that says both yes and no is wrong.
 - Nothing. An answer of which nothing is left ("", "the", "?") scores 1 if nothing is left of a gold either, else 0
   (SQuAD 2's rule). No golds at all is an error: there is nothing to score against.
 """
