@@ -6,7 +6,7 @@ it reads. `produce` returns the finished directory if it is there and whole, and
     artifact = produce(recipe, workspace, lambda out: train(config, out=out))
 
 It works in `<key>.partial` and renames when done, so a killed process leaves nothing that looks finished. A
-fingerprint hashes what was written, not what asked for it: a stage redone with the same result keeps what depends on it.
+fingerprint hashes what was written, not what asked for it: redone with the same result, a stage keeps its dependents.
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ def produce(
     """Return the finished output of `recipe`, making it with `make(out) -> metrics` unless it is there and whole.
 
     `force` makes it again in any case. `run_id` names the flow run: a forced try that was interrupted is continued by
-    the same run and started afresh by another. Two runs that want the same output at the same time make it once.
+    the same run and started afresh by another. `tracking_id` names the MLflow run. Two runs that want the same output
+    at the same time make it once.
     """
     final = recipe.path(workspace)
     final.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,26 @@
+"""Our log lines in the log of the Prefect run they belong to."""
+
+from __future__ import annotations
+
+import logging
+
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging.handlers import APILogHandler
+
+PACKAGES = ("flows", "tasks", "trainers", "retrieval_server", "evaluation", "jointrag")
+
+
+class _RunHandler(APILogHandler):
+    """Prefect's handler, for lines that are said inside a run; others have no run to go to."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return bool(FlowRunContext.get() or TaskRunContext.get())
+
+
+def send_to_prefect() -> None:
+    """From now on, what our packages log at INFO or above shows in the Prefect run."""
+    for name in PACKAGES:
+        log = logging.getLogger(name)
+        log.setLevel(logging.INFO)
+        if not any(isinstance(handler, _RunHandler) for handler in log.handlers):
+            log.addHandler(_RunHandler())

@@ -1,0 +1,88 @@
+"""The stages: what each is called with. Every function builds one as a tracked Prefect task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jointrag.artifacts import Artifact, outside
+from jointrag.config import FilesDataset, PretrainedEncoder, PretrainedLM
+from tasks.run import Run, Stage
+from tasks.serve import RetrievalServer
+
+TRAINING = frozenset({"seed", "device", "tracker"})
+
+PREPARE = Stage("prepare", "jointrag.datasets:prepare", takes=frozenset({"seed"}), own_process=False)
+RETRIEVER = Stage("retriever", "trainers.embedding:train", takes=TRAINING)
+INDEX = Stage("index", "jointrag.index:build", takes=frozenset({"device"}))
+AGENT_DATA = Stage("agent_data", "trainers.agent_data:build", takes=frozenset({"seed"}), own_process=False)
+WARM_START = Stage("warm_start", "trainers.warm_start:train", takes=TRAINING)
+MAPPO = Stage("mappo", "trainers.mappo:train", takes=TRAINING, resumable=True)
+CONTROL = Stage("control", "trainers.warm_start:train_control", takes=TRAINING)
+EVALUATE = Stage("evaluate", "evaluation.answers:evaluate", takes=TRAINING)
+REPORT = Stage("report", "evaluation.report:write", own_process=False)
+
+
+def prepare(run: Run) -> Artifact:
+    """Stage 1: questions and corpus."""
+    dataset = run.config.dataset
+    sources = {"files": outside(dataset.path, "files")} if isinstance(dataset, FilesDataset) else {}
+    return run.build(PREPARE, {"config": dataset}, {}, sources=sources)
+
+
+def retriever(run: Run, prepared: Artifact) -> Artifact:
+    """Stage 2: the embedding model."""
+    encoder = run.config.retriever.encoder
+    sources = _own_model(encoder.name) if isinstance(encoder, PretrainedEncoder) else {}
+    return run.build(RETRIEVER, {"config": run.config.retriever}, {"prepared": prepared}, sources=sources)
+
+
+def index(run: Run, prepared: Artifact, retriever: Artifact) -> Artifact:
+    """Stage 3: the embedded corpus."""
+    return run.build(INDEX, {"config": run.config.index}, {"prepared": prepared, "retriever": retriever})
+
+
+def agent_data(run: Run, prepared: Artifact, server: RetrievalServer) -> Artifact:
+    """Stage 5: warm-start examples and MAPPO's questions."""
+    sections = {"config": run.config.agent_data, "agents": run.config.agents}
+    return run.build(AGENT_DATA, sections, {"prepared": prepared}, server=server)
+
+
+def warm_start(run: Run, agent_data: Artifact) -> Artifact:
+    """Stage 6: all agents, supervised."""
+    model = run.config.language_model
+    sections = {"config": run.config.warm_start, "model": model}
+    sources = _own_model(model.name) if isinstance(model, PretrainedLM) else {}
+    return run.build(WARM_START, sections, {"agent_data": agent_data}, sources=sources)
+
+
+def mappo(run: Run, agent_data: Artifact, warm_start: Artifact, server: RetrievalServer) -> Artifact:
+    """Stage 7: all agents, jointly by PPO."""
+    sections = {"config": run.config.mappo, "agents": run.config.agents, "model": run.config.language_model}
+    return run.build(MAPPO, sections, {"agent_data": agent_data, "warm_start": warm_start}, server=server)
+
+
+def control(run: Run, agent_data: Artifact, warm_start: Artifact, mappo: Artifact) -> Artifact:
+    """Beside stage 7: further supervised training for as long as MAPPO took."""
+    sections = {"config": run.config.control, "model": run.config.language_model}
+    return run.build(CONTROL, sections, {"agent_data": agent_data, "warm_start": warm_start, "mappo": mappo})
+
+
+def evaluate(run: Run, prepared: Artifact, systems: dict[str, Artifact], server: RetrievalServer) -> Artifact:
+    """Stage 8: every system on the same held-out questions."""
+    sections = {
+        "config": run.config.evaluation,
+        "agents": run.config.agents,
+        "model": run.config.language_model,
+    }
+    return run.build(EVALUATE, sections, {"prepared": prepared, "systems": systems}, server=server)
+
+
+def report(run: Run, evaluation: Artifact, mappo: Artifact) -> Artifact:
+    """Stage 9: tables and curves."""
+    values = {"settings": run.config.model_dump(mode="json"), "stages": run.records}
+    return run.build(REPORT, {"config": run.config.report}, {"evaluation": evaluation, "mappo": mappo}, values=values)
+
+
+def _own_model(name: str) -> dict[str, Artifact]:
+    """A model folder of the user's counts by its content, not by its path alone."""
+    return {"pretrained": outside(Path(name), "model")} if Path(name).is_dir() else {}
