@@ -71,8 +71,9 @@ def normalize(text: str) -> str:
     >>> normalize("東京（とうきょう）")
     '東 京 と う き ょ う'
     """
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(_ARTICLES.sub(" ", text.translate(_TABLE)).split())
+    text = unicodedata.normalize("NFKC", text).casefold().translate(_TABLE)
+    text = unicodedata.normalize("NFKC", text)  # again: case folding and what was dropped can leave marks to compose
+    return " ".join(_ARTICLES.sub(" ", text).split())
 
 
 def exact_match(answer: str, golds: Sequence[str]) -> float:
