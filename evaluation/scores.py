@@ -6,7 +6,7 @@ question; `Scores` is the whole file. Shares and scores are 0..1; nothing is rou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +135,7 @@ def types_of(types: Sequence[str]) -> list[str]:
 
 
 def compare(
-    system: str, baseline: str, episodes: dict[str, Sequence[Episode]], *, num_resamples: int, seed: int
+    system: str, baseline: str, episodes: Mapping[str, Sequence[Episode]], *, num_resamples: int, seed: int
 ) -> list[Comparison]:
     """Every metric, over all questions and per type. Both systems answered the same questions in the same order."""
     ours, theirs = episodes[system], episodes[baseline]
