@@ -212,7 +212,8 @@ def _share(share: float) -> str:
 def results_table(scores: dict[str, Any]) -> str:
     """The content of scores.json as a short plain-text table with the headline below it, for the console."""
     parsed = Scores.model_validate(scores)
-    return "\n".join(filter(None, [plain(results(parsed)), "", headline(parsed), control_sentence(parsed)]))
+    sentences = filter(None, [headline(parsed), control_sentence(parsed)])
+    return "\n".join([plain(results(parsed)), "", *sentences])
 
 
 def plain(table: Table) -> str:
