@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,7 +192,7 @@ class Run:
 
 @contextmanager
 def open_run(
-    config: PipelineConfig, name: str, stages: tuple[str, ...], force: list[str], mlflow_uri: str | None
+    config: PipelineConfig, name: str, stages: tuple[str, ...], force: Sequence[str], mlflow_uri: str | None
 ) -> Iterator[Run]:
     """The run of the flow that is executing now. Its folder in runs/flows/ holds the resolved settings and the logs."""
     send_to_prefect()
