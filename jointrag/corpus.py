@@ -48,11 +48,11 @@ def build(jsonl: Path, out: Path) -> str:
     if not ids:
         aside.unlink()
         raise ValueError(f"{jsonl}: no passages; the corpus needs at least one line with id, title and text")
-    os.replace(aside, out / _PASSAGES)
+    aside.replace(out / _PASSAGES)
     aside = out / f".{_OFFSETS}.{os.getpid()}"
     with aside.open("wb") as file:
         np.save(file, np.asarray(offsets, dtype=np.int64))
-    os.replace(aside, out / _OFFSETS)
+    aside.replace(out / _OFFSETS)
     return digest.hexdigest()
 
 

@@ -150,7 +150,7 @@ def _write(index: Any, path: Path) -> None:
 
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     faiss.write_index(index, str(aside))
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def load(path: Path) -> SearchIndex:

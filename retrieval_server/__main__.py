@@ -63,6 +63,9 @@ def main(argv: list[str] | None = None) -> None:
 
         exit_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("sentence_transformers", "faiss"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting for a thread is no news when a batch is full
     try:
         serve(args)
     except ValueError as error:
@@ -80,9 +83,6 @@ def serve(args: argparse.Namespace) -> None:
     from retrieval_server.app import create_app
     from retrieval_server.batching import Batcher
 
-    for name in ("sentence_transformers", "faiss"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting for a thread is no news when a batch is full
     if args.torch_threads:
         torch.set_num_threads(args.torch_threads)
         faiss.omp_set_num_threads(args.torch_threads)
