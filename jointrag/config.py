@@ -276,7 +276,8 @@ class MappoConfig(Section):
     def _batches_fit(self) -> MappoConfig:
         if self.minibatch_episodes > self.questions_per_step:
             raise ValueError(
-                f"minibatch_episodes={self.minibatch_episodes} is more than questions_per_step={self.questions_per_step}"
+                f"minibatch_episodes={self.minibatch_episodes} is more than "
+                f"questions_per_step={self.questions_per_step}"
             )
         if self.kl_target is not None and self.kl_coefficient < self.kl_floor:
             raise ValueError(f"kl_coefficient={self.kl_coefficient} starts below kl_floor={self.kl_floor}")
@@ -327,7 +328,7 @@ class PipelineConfig(Section):
     """A whole run."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    workspace: Path = Path(".")
+    workspace: Path = Path()
     """Artifacts go to data/, models/ and runs/ below it."""
     runtime: RuntimeConfig = RuntimeConfig()
     dataset: Dataset = SyntheticDataset()

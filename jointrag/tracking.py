@@ -209,7 +209,8 @@ def open_pipeline(uri: str, experiment: str, *, name: str, flow_run_id: str, set
             run_id = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
     except MlflowException as error:
         raise ValueError(
-            f"MLflow at {uri} cannot be used ({error}); start it (make up), or unset tracking.mlflow_uri and MLFLOW_TRACKING_URI"
+            f"MLflow at {uri} cannot be used ({error}); start it (make up), or run without: "
+            "unset tracking.mlflow_uri and MLFLOW_TRACKING_URI"
         ) from None
     pipeline = Pipeline(uri, experiment_id, run_id)
     pipeline.run.log_params(dict(flatten(settings)))

@@ -9,9 +9,9 @@ from jointrag.config import RewriterConfig
 from jointrag.types import Episode, Prompt
 
 INSTRUCTIONS = (
-    "You prepare a search. Split the question into at most {most} simpler questions, each of which a single document could "
-    "answer and each understandable on its own. If it is simple already, repeat it. Write one question per line and "
-    "nothing else."
+    "You prepare a search. Split the question into at most {most} simpler questions, each of which a single document "
+    "could answer and each understandable on its own. If it is simple already, repeat it. Write one question per line "
+    "and nothing else."
 )
 
 

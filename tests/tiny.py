@@ -1,0 +1,50 @@
+"""Tiny random models for tests: real transformers classes, a few thousand weights, no training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jointrag.agents import Chain, build_chain
+from jointrag.config import AgentsConfig, GeneratorConfig, RewriterConfig, ScratchLM, SelectorConfig
+from jointrag.generation import LocalLM
+from jointrag.types import Hit, Passage, Question
+
+TINY = ScratchLM(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_length=256)
+AGENTS = AgentsConfig(
+    num_candidates=3,
+    rewriter=RewriterConfig(max_new_tokens=8),
+    selector=SelectorConfig(max_new_tokens=6),
+    generator=GeneratorConfig(max_new_tokens=4),
+)
+PASSAGES = [Passage(f"p{i}", "", f"{name} lives in {city} .") for i, (name, city) in enumerate(
+    [("Anna", "Oslo"), ("Ben", "Turku"), ("Clara", "Malmo"), ("Dario", "Bergen"), ("Elsa", "Aarhus")]
+)]  # fmt: skip
+QUESTIONS = [Question(f"q{i}", f"Where does {p.text.split()[0]} live ?", (p.text.split()[3],), "one-hop", (p.id,))
+             for i, p in enumerate(PASSAGES)]  # fmt: skip
+
+
+class FixedRetriever:
+    """Always the same passages, first the one that shares the query's third word."""
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return [
+            sorted((Hit(p, float(p.text.split()[0] in query)) for p in PASSAGES), key=lambda hit: -hit.score)[:k]
+            for query in queries
+        ]
+
+
+def chain() -> Chain:
+    return build_chain(AGENTS)
+
+
+def tiny_lm(seed: int = 0) -> LocalLM:
+    """A random Llama that knows the words of QUESTIONS and PASSAGES."""
+    import torch
+
+    from trainers.agent_data import examples, label
+    from trainers.warm_start import from_scratch
+
+    torch.manual_seed(seed)
+    labelled = list(examples(label(QUESTIONS, chain(), FixedRetriever()), chain()))
+    model, tokenizer = from_scratch(TINY, labelled, "cpu")
+    return LocalLM(model, tokenizer, TINY.max_length)

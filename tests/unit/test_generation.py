@@ -1,0 +1,98 @@
+"""Decoding: the text is what greedy full forwards would give, the log-probabilities are those of the distribution
+sampled from, and a restricted response is always a valid list."""
+
+import pytest
+import torch
+
+from jointrag.generation import (
+    GREEDY,
+    Sampling,
+    batches_by_length,
+    decoder_and_head,
+    encode_prompt,
+    encode_response,
+)
+from jointrag.types import Prompt
+from tests.tiny import QUESTIONS, tiny_lm
+
+PROMPTS = [Prompt("generator", "", f"{q.text}{' again' * i}") for i, q in enumerate(QUESTIONS)]
+CHOICES = ("Document0", "Document1", "Document2")
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_lm()
+
+
+@torch.no_grad()
+def greedy_by_full_forwards(lm, prompt: Prompt, max_new_tokens: int) -> list[int]:
+    ids = encode_prompt(lm.tokenizer, prompt)
+    response = []
+    for _ in range(max_new_tokens):
+        logits = lm.model(torch.tensor([ids + response])).logits[0, -1]
+        response.append(int(logits.argmax()))
+        if response[-1] == lm.tokenizer.eos_token_id:
+            break
+    return response
+
+
+def test_batched_greedy_decoding_equals_one_by_one_full_forwards(lm):
+    completions = lm.generate(PROMPTS, 6, GREEDY)
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        assert list(completion.response_ids) == greedy_by_full_forwards(lm, prompt, 6)
+
+
+@torch.no_grad()
+def test_logprobs_are_those_of_a_full_forward(lm):
+    sampling = Sampling(0.7, torch.Generator().manual_seed(0))
+    for completion in lm.generate(PROMPTS, 8, sampling):
+        ids = torch.tensor([[*completion.prompt_ids, *completion.response_ids]])
+        logprobs = (lm.model(ids).logits[0, :-1] / 0.7).log_softmax(-1)
+        start = len(completion.prompt_ids) - 1
+        expected = [float(logprobs[start + j, t]) for j, t in enumerate(completion.response_ids)]
+        assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_same_generator_same_sample(lm):
+    first, second, third = (
+        [c.text for c in lm.generate(PROMPTS, 8, Sampling(1.0, torch.Generator().manual_seed(seed)))]
+        for seed in (1, 1, 2)
+    )
+    assert first == second != third
+
+
+def test_restricted_responses_are_valid_lists(lm):
+    prompts = [Prompt("selector", "", f"Where does Anna live ? {'x ' * i}", CHOICES) for i in range(200)]
+    completions = lm.generate(prompts, 12, Sampling(1.0, torch.Generator().manual_seed(0)))
+    for completion in completions:
+        items = [item.strip() for item in completion.text.split(",")] if completion.text else []
+        assert set(items) <= set(CHOICES) and len(set(items)) == len(items)
+        assert completion.response_ids[-1] == lm.tokenizer.eos_token_id
+    assert len({completion.text for completion in completions}) > 5  # free to choose within the restriction
+
+
+def test_labels_are_encoded_as_decoding_writes_them(lm):
+    ids = encode_response(lm.tokenizer, "Document2,Document0", CHOICES)
+    assert ids[-1] == lm.tokenizer.eos_token_id
+    choice_list = lm.choice_list(CHOICES)
+    for i, token in enumerate(ids):
+        assert token in choice_list.allowed(tuple(ids[:i]))
+    assert encode_response(lm.tokenizer, "", CHOICES) == [lm.tokenizer.eos_token_id]
+
+
+def test_newlines_survive_a_round_trip(lm):
+    ids = encode_response(lm.tokenizer, "Where does Anna live ?\nWhere does Ben live ?", None)
+    assert len(lm.tokenizer.decode(ids, skip_special_tokens=True).splitlines()) == 2
+
+
+def test_a_prompt_without_room_is_an_error(lm):
+    with pytest.raises(ValueError, match="max_length"):
+        lm.generate([Prompt("generator", "", "Anna " * 300)], 4, GREEDY)
+
+
+def test_batches_by_length_fit_the_budget_and_cover_everything():
+    lengths = [5, 100, 7, 7, 50, 3]
+    batches = batches_by_length(lengths, 60)
+    assert sorted(i for batch in batches for i in batch) == list(range(6))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 60

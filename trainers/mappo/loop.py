@@ -1,0 +1,228 @@
+"""Stage 7, the algorithm.
+
+    repeat num_steps times:
+        sample episodes with the current policy       every agent speaks, the live retriever answers
+        reward them                                   one answer score for all, a penalty for each agent's own form
+        score them under the reference                KL to the warm start, charged per token
+        estimate advantages (GAE)                     per turn, whitened per agent
+        update policy and critic                      clipped surrogate, clipped value loss, minibatches of episodes
+        adapt the KL coefficient
+
+Departs from the paper's code where that trained another policy than it sampled: log-probabilities here know the
+selector's restriction and the temperature, no dropout, every question is used. The critic is linear and does not move the
+shared trunk.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jointrag.agents import Chain, build_chain
+from jointrag.config import AgentsConfig, LanguageModelSection, MappoConfig
+from jointrag.generation import GREEDY, LocalLM, Sampling, batches_by_length
+from jointrag.jsonl import read_jsonl
+from jointrag.pipeline import answer
+from jointrag.retrieval import HttpRetriever, Retriever
+from jointrag.tracking import NoTracker, Tracker
+from jointrag.types import Question
+from trainers.mappo.checkpoints import Progress, resume, save
+from trainers.mappo.losses import adapt_kl_coefficient, policy_loss, value_loss
+from trainers.mappo.policy import Policy, num_tokens
+from trainers.mappo.rewards import answer_rewards
+from trainers.mappo.rollouts import Rollout, experience, questions_of_step, summary
+from trainers.warm_start import load_for_training, save_model
+
+logger = logging.getLogger(__name__)
+LOG_EVERY_S = 5.0
+
+
+def train(
+    config: MappoConfig,
+    agents: AgentsConfig,
+    model: LanguageModelSection,
+    *,
+    agent_data: Path,
+    warm_start: Path,
+    retrieval_url: str,
+    seed: int,
+    out: Path,
+    device: str = "auto",
+    tracker: Tracker = NoTracker(),
+) -> dict[str, float]:
+    """Train all agents jointly from the warm start; write `out`/model and `out`/history.jsonl (a line per step).
+
+    A run that finds `out`/checkpoints goes on after the newest. Raises RetrieverUnavailable when the server is gone for
+    good; the last checkpoint stays.
+    """
+    questions = list(read_jsonl(agent_data / "questions.jsonl", Question))
+    dev = list(read_jsonl(agent_data / "dev.jsonl", Question))[: config.num_dev_questions]
+    chain, retriever = build_chain(agents), HttpRetriever(retrieval_url)
+    llm, tokenizer = load_for_training(warm_start / "model", model, device)
+    policy = Policy(LocalLM(llm, tokenizer, model.max_length, config.tokens_per_forward), config.temperature)
+    progress = run(config, chain, policy, questions, dev, retriever, seed=seed, out=out, tracker=tracker)
+    save_model(policy.model, tokenizer, out / "model")
+    last = json.loads((out / "history.jsonl").read_text().splitlines()[-1])
+    return {
+        "mappo/train_seconds": progress.train_seconds,
+        "mappo/steps": float(progress.step),
+        "mappo/episodes": float(progress.step * config.questions_per_step),
+        "mappo/final_reward": last["mappo/reward"],
+        "mappo/final_kl": last["mappo/kl"],
+    }
+
+
+def run(
+    config: MappoConfig,
+    chain: Chain,
+    policy: Policy,
+    questions: list[Question],
+    dev: list[Question],
+    retriever: Retriever,
+    *,
+    seed: int,
+    out: Path,
+    tracker: Tracker = NoTracker(),
+) -> Progress:
+    """The loop itself, on a policy in memory and any retriever."""
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": policy.parameters(), "lr": config.learning_rate},
+            {"params": policy.value_head.parameters(), "lr": config.critic_learning_rate},
+        ],
+        weight_decay=0.0,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    history = out / "history.jsonl"
+    progress = resume(out / "checkpoints", history, policy, optimizer, Progress(kl_coefficient=config.kl_coefficient))
+    said = time.monotonic()
+    for step in range(progress.step, config.num_steps):
+        started = time.monotonic()
+        sampling = Sampling(
+            config.temperature, torch.Generator(policy.model.device).manual_seed(_step_seed(seed, step))
+        )
+        batch = questions_of_step(questions, step, config.questions_per_step, seed)
+
+        episodes = answer(batch, chain, retriever, policy.lm, sampling)
+        sampled = time.monotonic()
+        rewards = answer_rewards(episodes, config.reward)
+        turns = [turn for episode in episodes for turn in episode.turns]
+        reference = policy.reference_logprobs(turns, config.tokens_per_forward)
+        scored = time.monotonic()
+        rollout = experience(episodes, rewards, reference, progress.kl_coefficient, config.gamma, config.gae_lambda)
+
+        _set_learning_rates(optimizer, config, step)
+        metrics = summary(rollout) | update(
+            config, policy, optimizer, rollout, np.random.default_rng([seed, step]), step
+        )
+        ended = time.monotonic()
+        metrics |= {
+            "mappo/kl_coefficient": progress.kl_coefficient,
+            "mappo/learning_rate": optimizer.param_groups[0]["lr"],
+            "time/rollout_s": sampled - started,
+            "time/reference_s": scored - sampled,
+            "time/update_s": ended - scored,
+            "time/episodes_per_s": len(episodes) / (ended - started),
+            "time/tokens_per_s": sum(map(num_tokens, turns)) / (ended - started),
+        }
+        coefficient = progress.kl_coefficient
+        if config.kl_target is not None:
+            coefficient = adapt_kl_coefficient(
+                coefficient, metrics["mappo/kl"], config.kl_target, config.kl_floor, len(episodes)
+            )
+        progress = Progress(step + 1, progress.train_seconds + ended - started, coefficient)
+        if config.dev_every and dev and (step + 1) % config.dev_every == 0:
+            scores = answer_rewards(answer(dev, chain, retriever, policy.lm, GREEDY), "f1")
+            metrics["dev/f1"] = float(np.mean(scores))
+        with history.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step + 1, **metrics}) + "\n")
+        tracker.log_metrics(metrics, step + 1)
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.num_steps:
+            save(out / "checkpoints", progress, policy, optimizer)
+        if time.monotonic() - said >= LOG_EVERY_S or step + 1 == config.num_steps:
+            said = time.monotonic()
+            _say(progress, config, metrics)
+    return progress
+
+
+def update(
+    config: MappoConfig,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    rng: np.random.Generator,
+    step: int,
+) -> dict[str, float]:
+    """PPO epochs over minibatches of episodes. Losses are means over the minibatch's response tokens."""
+    totals: dict[str, float] = defaultdict(float)
+    num_updates = 0
+    trains_policy = step >= config.critic_warmup_steps
+    for _ in range(config.ppo_epochs):
+        order = torch.from_numpy(rng.permutation(len(rollout.episodes)))
+        for chosen in order.split(config.minibatch_episodes):
+            rows = torch.isin(rollout.episode_of, chosen).nonzero()[:, 0].tolist()
+            count = sum(len(rollout.turns[i].response_ids) for i in rows)
+            optimizer.zero_grad()
+            for part in batches_by_length([num_tokens(rollout.turns[i]) for i in rows], config.tokens_per_forward):
+                losses = _losses(config, policy, rollout, [rows[i] for i in part])
+                objective = config.value_coefficient * losses["value_loss"]
+                if trains_policy:
+                    objective = objective + losses["policy_loss"]
+                (objective / count).backward()
+                for name, value in losses.items():
+                    totals[name] += (value.item() if isinstance(value, torch.Tensor) else value) / count
+            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+            optimizer.step()
+            totals["grad_norm"] += float(norm)
+            num_updates += 1
+    return {f"mappo/{name}": total / num_updates for name, total in totals.items()}
+
+
+def _losses(config: MappoConfig, policy: Policy, rollout: Rollout, rows: list[int]) -> dict[str, torch.Tensor | float]:
+    """Sums over the response tokens of these turns."""
+    where = rollout.mask[rows] > 0
+    device = policy.model.device
+    old_logprobs, old_values, advantages, returns = (
+        tensor[rows][where].to(device)
+        for tensor in (rollout.logprobs, rollout.values, rollout.advantages, rollout.returns)
+    )
+    now = policy.evaluate([rollout.turns[i] for i in rows])
+    loss, metrics = policy_loss(now.logprobs, old_logprobs, advantages, config.clip_range)
+    return {
+        "policy_loss": loss,
+        "value_loss": value_loss(now.values, old_values, returns, config.value_clip_range),
+        "entropy": now.entropies.sum().item(),
+        **metrics,
+    }
+
+
+def _set_learning_rates(optimizer: torch.optim.Optimizer, config: MappoConfig, step: int) -> None:
+    done = step / config.num_steps
+    decay = 1 - done * (1 - config.final_learning_rate_ratio)
+    for group, rate in zip(optimizer.param_groups, (config.learning_rate, config.critic_learning_rate), strict=True):
+        group["lr"] = rate * decay
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+
+
+def _say(progress: Progress, config: MappoConfig, metrics: dict[str, float]) -> None:
+    left_s = progress.train_seconds / progress.step * (config.num_steps - progress.step)
+    dev = f" · dev F1 {metrics['dev/f1']:.3f}" if "dev/f1" in metrics else ""
+    logger.info(
+        "MAPPO step %d/%d · reward %.3f%s · KL %.3f · %.0f episodes/s · %d s left",
+        progress.step,
+        config.num_steps,
+        metrics["mappo/reward"],
+        dev,
+        metrics["mappo/kl"],
+        metrics["time/episodes_per_s"],
+        left_s,
+    )

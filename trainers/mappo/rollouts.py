@@ -1,0 +1,113 @@
+"""Which questions come next, and the episodes the current policy makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from jointrag.types import Episode, Question, Turn
+from trainers.mappo.advantages import gae, whiten
+from trainers.mappo.rewards import token_rewards
+
+
+def questions_of_step(questions: Sequence[Question], step: int, count: int, seed: int) -> list[Question]:
+    """The `count` questions of a step. Every epoch is a new order of all of them; a batch may span two epochs, so none is
+    ever dropped. Depends on its arguments alone: a resumed run asks what an uninterrupted one would have."""
+    chosen = []
+    for i in range(step * count, (step + 1) * count):
+        epoch, position = divmod(i, len(questions))
+        chosen.append(questions[int(_order(len(questions), epoch, seed)[position])])
+    return chosen
+
+
+def _order(length: int, epoch: int, seed: int, _cache: dict[tuple[int, int, int], np.ndarray] = {}) -> np.ndarray:  # noqa: B006
+    key = (length, epoch, seed)
+    if key not in _cache:
+        _cache.clear()
+        _cache[key] = np.random.default_rng([seed, epoch]).permutation(length)
+    return _cache[key]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One step's experience. Turn i of `turns` is row i of every tensor [turns, tokens]; padding is 0."""
+
+    episodes: tuple[Episode, ...]
+    rewards: tuple[float, ...]  # the shared answer reward per episode
+    turns: tuple[Turn, ...]
+    episode_of: torch.Tensor  # [turns]
+    mask: torch.Tensor
+    logprobs: torch.Tensor
+    values: torch.Tensor
+    log_ratios: torch.Tensor  # to the reference
+    advantages: torch.Tensor
+    returns: torch.Tensor
+
+
+def experience(
+    episodes: Sequence[Episode],
+    rewards: Sequence[float],
+    reference: Sequence[torch.Tensor],
+    kl_coefficient: float,
+    gamma: float,
+    lam: float,
+) -> Rollout:
+    """Advantages and returns of every token. `reference` [response tokens] per turn, in the order of the turns."""
+    turns = [turn for episode in episodes for turn in episode.turns]
+    episode_of = torch.tensor([i for i, episode in enumerate(episodes) for _ in episode.turns])
+    mask = _rows([[1.0] * len(turn.response_ids) for turn in turns])
+    logprobs = _rows([turn.logprobs for turn in turns])
+    values = _rows([turn.values for turn in turns])
+    log_ratios = (logprobs - _rows([row.tolist() for row in reference])) * mask
+    penalties = torch.tensor([turn.penalty for turn in turns])
+    final = torch.tensor(rewards)[episode_of] + penalties
+    advantages, returns = gae(token_rewards(final, log_ratios, mask, kl_coefficient), values, mask, gamma, lam)
+    names = sorted({turn.agent for turn in turns})
+    agents = torch.tensor([names.index(turn.agent) for turn in turns])
+    return Rollout(
+        episodes=tuple(episodes),
+        rewards=tuple(rewards),
+        turns=tuple(turns),
+        episode_of=episode_of,
+        mask=mask,
+        logprobs=logprobs,
+        values=values,
+        log_ratios=log_ratios,
+        advantages=whiten(advantages, mask, agents),
+        returns=returns,
+    )
+
+
+def summary(rollout: Rollout) -> dict[str, float]:
+    """Step metrics of a rollout: reward, KL per agent's response, lengths, and each agent's penalties."""
+    kl = (rollout.log_ratios * rollout.mask).sum(1)  # [turns], nats per response
+    metrics = {
+        "mappo/reward": float(np.mean(rollout.rewards)),
+        "mappo/kl": float(kl.mean()),
+        "mappo/returns": float((rollout.returns * rollout.mask).sum() / rollout.mask.sum()),
+        "mappo/explained_variance": _explained_variance(rollout),
+    }
+    for agent in dict.fromkeys(turn.agent for turn in rollout.turns):
+        rows = [i for i, turn in enumerate(rollout.turns) if turn.agent == agent]
+        metrics[f"mappo/{agent}/kl"] = float(kl[rows].mean())
+        metrics[f"mappo/{agent}/response_tokens"] = float(rollout.mask[rows].sum(1).mean())
+        metrics[f"mappo/{agent}/penalised"] = float(np.mean([rollout.turns[i].penalty < 0 for i in rows]))
+    metrics["mappo/sub_questions"] = float(np.mean([len(e.sub_questions) for e in rollout.episodes]))
+    metrics["mappo/passages_read"] = float(np.mean([len(e.passages) for e in rollout.episodes]))
+    return metrics
+
+
+def _explained_variance(rollout: Rollout) -> float:
+    """1 - Var(return - value) / Var(return): 1 for a perfect critic, 0 for one that knows nothing."""
+    where = rollout.mask > 0
+    returns, values = rollout.returns[where], rollout.values[where]
+    variance = returns.var()
+    return float(1 - (returns - values).var() / variance) if variance > 0 else 0.0
+
+
+def _rows(rows: Sequence[Sequence[float]]) -> torch.Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows])

@@ -1,0 +1,224 @@
+"""Stage 6: the supervised warm start of all agents, one shared model, with trl's SFTTrainer.
+
+A pretrained model sees every agent's examples once (LoRA where the preset says so; adapters are merged at the end, so
+what follows starts from a plain model). A model from scratch first learns to read: passages and a question in, the
+answer out, with some loss on the prompt as well.
+
+`train_control` continues in the same way on labelled target questions: the control beside MAPPO.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jointrag.config import ControlConfig, LanguageModelSection, PretrainedLM, ScratchLM, WarmStartConfig
+from jointrag.generation import ANSWER_NOW, encode_prompt, encode_response, load_model, role_token
+from jointrag.jsonl import read_jsonl
+from jointrag.tracking import NoTracker, Tracker
+from jointrag.types import Example
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One supervised run: how long, how fast."""
+
+    name: str
+    num_epochs: float
+    learning_rate: float
+    batch_size: int
+    gradient_accumulation: int = 1
+    warmup_ratio: float = 0.03
+    prompt_loss_weight: float = 0.0
+    gradient_checkpointing: bool = False
+    max_seconds: float | None = None
+
+
+def train(
+    config: WarmStartConfig,
+    model: LanguageModelSection,
+    *,
+    agent_data: Path,
+    seed: int,
+    out: Path,
+    device: str = "auto",
+    tracker: Tracker = NoTracker(),
+) -> dict[str, float]:
+    """Write `out`/model, a transformers folder. Metrics: final losses and seconds per phase."""
+    import torch
+
+    torch.manual_seed(seed)
+    examples = list(read_jsonl(agent_data / "warm_start.jsonl", Example))
+    reading = list(read_jsonl(agent_data / "reading.jsonl", Example)) if config.reading_epochs else []
+    llm, tokenizer = _start(model, examples + reading, device)
+    shared = {
+        "batch_size": config.batch_size,
+        "gradient_accumulation": config.gradient_accumulation,
+        "warmup_ratio": config.warmup_ratio,
+        "prompt_loss_weight": config.prompt_loss_weight,
+        "gradient_checkpointing": config.gradient_checkpointing,
+    }
+    metrics = {}
+    if reading:
+        phase = Phase("reading", config.reading_epochs, config.reading_learning_rate, **shared)
+        metrics |= fit(llm, tokenizer, reading, phase, seed=seed, out=out, tracker=tracker)
+    phase = Phase("warm_start", config.num_epochs, config.learning_rate, **shared)
+    metrics |= fit(llm, tokenizer, examples, phase, seed=seed, out=out, tracker=tracker)
+    save_model(llm, tokenizer, out / "model")
+    return metrics
+
+
+def train_control(
+    config: ControlConfig,
+    model: LanguageModelSection,
+    *,
+    agent_data: Path,
+    warm_start: Path,
+    mappo: Path,
+    seed: int,
+    out: Path,
+    device: str = "auto",
+    tracker: Tracker = NoTracker(),
+) -> dict[str, float]:
+    """Continue the warm start on labelled target questions for as many seconds as MAPPO took. Writes `out`/model."""
+    import torch
+
+    torch.manual_seed(seed)
+    seconds = json.loads((mappo / "manifest.json").read_text())["metrics"]["mappo/train_seconds"]
+    examples = list(read_jsonl(agent_data / "control.jsonl", Example))
+    llm, tokenizer = load_for_training(warm_start / "model", model, device)
+    phase = Phase("control", 1_000, config.learning_rate, config.batch_size, warmup_ratio=0.0, max_seconds=seconds)
+    metrics = fit(llm, tokenizer, examples, phase, seed=seed, out=out, tracker=tracker)
+    save_model(llm, tokenizer, out / "model")
+    return metrics
+
+
+def _start(model: LanguageModelSection, examples: Sequence[Example], device: str) -> tuple[Any, Any]:
+    """Model and tokenizer before any training."""
+    if isinstance(model, ScratchLM):
+        return from_scratch(model, examples, device)
+    return load_for_training(model.name, model, device)
+
+
+def load_for_training(path: Path | str, model: LanguageModelSection, device: str) -> tuple[Any, Any]:
+    """A saved model, with fresh adapters where the section asks for them, and its tokenizer."""
+    from transformers import AutoTokenizer
+
+    return _with_lora(load_model(path, model, device), model), AutoTokenizer.from_pretrained(path)
+
+
+def from_scratch(config: ScratchLM, examples: Sequence[Example], device: str) -> tuple[Any, Any]:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from trainers.scratch import word_level_tokenizer
+
+    roles = sorted({role_token(example.prompt.agent) for example in examples})
+    choices = {choice for example in examples for choice in example.prompt.choices or ()}
+    texts = [f"{example.prompt.content}\n{example.response}" for example in examples]
+    texts.append(",".join(sorted(choices)))
+    tokenizer = word_level_tokenizer(
+        texts, ["<pad>", "<unk>", "<eos>", ANSWER_NOW, *roles], lowercase=False, keep_newlines=True
+    )
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_heads,
+        intermediate_size=config.intermediate_size,
+        max_position_embeddings=config.max_length,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    llm = LlamaForCausalLM(shape)
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        llm = llm.to("cuda")
+    logger.info("%s parameters, %d words", f"{llm.num_parameters():,}", len(tokenizer))
+    return llm, tokenizer
+
+
+def _with_lora(llm: Any, model: LanguageModelSection) -> Any:
+    if not isinstance(model, PretrainedLM) or model.lora is None:
+        return llm
+    from peft import LoraConfig, get_peft_model
+
+    adapter = LoraConfig(
+        r=model.lora.r,
+        lora_alpha=model.lora.alpha,
+        lora_dropout=model.lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(llm, adapter)
+
+
+def fit(
+    llm: Any, tokenizer: Any, examples: Sequence[Example], phase: Phase, *, seed: int, out: Path, tracker: Tracker
+) -> dict[str, float]:
+    """Train `llm` in place. Returns {phase/loss, phase/examples, phase/train_seconds}."""
+    import torch
+    from datasets import Dataset
+    from trl import SFTConfig
+
+    from trainers.sft import MovingAverage, WeightedSFTTrainer, collate
+
+    rows = []
+    for example in examples:
+        prompt = encode_prompt(tokenizer, example.prompt)
+        response = encode_response(tokenizer, example.response, example.prompt.choices)
+        weights = [phase.prompt_loss_weight] * len(prompt) + [1.0] * len(response)
+        rows.append({"input_ids": prompt + response, "labels": prompt + response, "loss_weights": weights})
+    on_gpu = llm.device.type == "cuda"
+    watch = MovingAverage(phase.name, tracker, phase.max_seconds)
+    trainer = WeightedSFTTrainer(
+        model=llm,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(rows),
+        data_collator=lambda batch: collate(batch, tokenizer.pad_token_id),
+        callbacks=[watch],
+        args=SFTConfig(
+            output_dir=str(out / "trainer"),
+            num_train_epochs=phase.num_epochs,
+            per_device_train_batch_size=phase.batch_size,
+            gradient_accumulation_steps=phase.gradient_accumulation,
+            learning_rate=phase.learning_rate,
+            lr_scheduler_type="constant" if phase.max_seconds else "cosine",
+            warmup_steps=phase.warmup_ratio,
+            gradient_checkpointing=phase.gradient_checkpointing,
+            train_sampling_strategy="group_by_length",
+            bf16=on_gpu and llm.dtype == torch.bfloat16,
+            use_cpu=not on_gpu,
+            logging_steps=20,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            seed=seed,
+        ),
+    )
+    started = time.perf_counter()
+    trainer.train()
+    return {
+        f"{phase.name}/loss": watch.loss,
+        f"{phase.name}/examples": float(len(rows)),
+        f"{phase.name}/train_seconds": time.perf_counter() - started,
+    }
+
+
+def save_model(llm: Any, tokenizer: Any, path: Path) -> None:
+    """Save a plain transformers folder: adapters are merged into the weights."""
+    plain = llm.merge_and_unload() if hasattr(llm, "merge_and_unload") else llm
+    plain.save_pretrained(path)
+    tokenizer.save_pretrained(path)
