@@ -125,14 +125,14 @@ def curves_png(shown: Sequence[Panel]) -> str:
     from matplotlib.figure import Figure
 
     num_rows = (len(shown) + 1) // 2
-    with rc_context(_STYLE):
+    with rc_context({**_STYLE, "grid.color": "#d5dae0", "axes.edgecolor": "#d5dae0"}):
         figure = Figure(
             figsize=(2 * PANEL_INCHES[0], num_rows * PANEL_INCHES[1]), layout="constrained", facecolor="white"
         )
         for i, panel in enumerate(shown, 1):
             axes = figure.add_subplot(num_rows, 2, i)
             _draw_curves(axes, panel)
-            axes.set_title(panel.title, fontsize=9, loc="left")
+            axes.set_title(panel.title, fontsize=10, loc="left", pad=18 if len(panel.series) > 1 else 6)
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -124,14 +124,18 @@ def results(scores: Scores) -> Table:
 
 
 def comparisons(scores: Scores) -> Table:
-    """Every pair and metric over all questions, then F1 per question type."""
-    overall = [c for c in scores.comparisons if c.type is None]
+    """Every pair of systems: each metric's difference over all questions."""
+    pairs = list(dict.fromkeys((c.system, c.baseline) for c in scores.comparisons))
+    pairs.sort(key=lambda names: names != ("mappo", "warm_start"))
     return Table(
-        "Differences on the same questions, in points, with 95 % paired-bootstrap intervals",
-        ("comparison", "metric", "difference", "95 % interval", "share of resamples ≤ 0"),
+        "Differences on the same questions, in points (95 % paired-bootstrap interval)",
+        ("comparison", *METRIC_LABELS.values()),
         tuple(
-            (pair(c), METRIC_LABELS.get(c.metric, c.metric), signed(c.delta), interval(c), _share(c.share_not_better))
-            for c in sorted(overall, key=lambda c: (c.system, c.baseline) != ("mappo", "warm_start"))
+            (
+                f"{label(system)} − {label(baseline)}",
+                *(_cell(scores.comparison(system, baseline, m)) for m in METRIC_LABELS),
+            )
+            for system, baseline in pairs
         ),
         "An interval that contains 0 means: no measurable difference. "
         "It covers the choice of questions, not the training seed.",
@@ -142,21 +146,20 @@ def per_type(scores: Scores) -> Table | None:
     """F1 of every system for each question type; None where the data names no types."""
     if not scores.types:
         return None
-    main = "mappo" in scores.systems and "warm_start" in scores.systems
-    columns = ("type", "questions", *(label(name) for name in scores.systems))
+    main = scores.comparison("mappo", "warm_start") is not None
     rows = []
     for name, count in scores.types.items():
-        row = [name or "(none)", f"{count:,}"]
-        row += [points(s.types[name].f1) if name in s.types else "–" for s in scores.systems.values()]
-        if main:
-            c = scores.comparison("mappo", "warm_start", type=name)
-            row.append(f"{signed(c.delta)} ({interval(c)})" if c else "–")
-        rows.append(tuple(row))
-    return Table(
-        "F1 per question type",
-        (*columns, "MAPPO − warm start (95 % interval)") if main else columns,
-        tuple(rows),
-    )
+        row = [name or "(none)", f"{count:,}", *(points(s.types[name].f1) for s in scores.systems.values())]
+        rows.append((*row, _cell(scores.comparison("mappo", "warm_start", type=name))) if main else tuple(row))
+    columns = ("type", "questions", *(label(name) for name in scores.systems))
+    return Table("F1 per question type", (*columns, "MAPPO − warm start") if main else columns, tuple(rows))
+
+
+def _cell(comparison: Comparison | None) -> str:
+    """+23.2 (+20.1 to +26.4), which a narrow table may break before the bracket and before the upper end."""
+    if comparison is None:
+        return "–"
+    return f"{signed(comparison.delta)} ({interval(comparison)})".replace(" to", "\u00a0to")
 
 
 def behaviour(scores: Scores) -> Table:
@@ -200,10 +203,6 @@ def stage_times(stages: Sequence[dict[str, Any]]) -> Table:
 
 def pair(comparison: Comparison) -> str:
     return f"{label(comparison.system)} − {label(comparison.baseline)}"
-
-
-def _share(share: float) -> str:
-    return "< 0.001" if share < 0.001 else f"{share:.3f}"
 
 
 # ---- renderings ------------------------------------------------------------------------------------------------------
