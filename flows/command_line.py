@@ -57,9 +57,13 @@ def _run(flow: str, parameters: dict[str, Any]) -> int:
             from prefect.settings import PREFECT_UI_URL  # reads the environment that `connected` has set
 
             from tasks.call import StageFailed
+            from tasks.logs import deliver
 
             module, _, name = flow.partition(":")
-            state = getattr(import_module(module), name)(**parameters, return_state=True)
+            try:
+                state = getattr(import_module(module), name)(**parameters, return_state=True)
+            finally:
+                deliver()
             if server == "kept":
                 run_id = state.state_details.flow_run_id
                 print(f"Prefect {PREFECT_UI_URL.value()}/runs/flow-run/{run_id}", file=sys.stderr)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.logging.handlers import APILogHandler
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogHandler, APILogWorker
 
 PACKAGES = ("flows", "tasks", "trainers", "retrieval_server", "evaluation", "jointrag")
 
@@ -24,3 +25,9 @@ def send_to_prefect() -> None:
         log.setLevel(logging.INFO)
         if not any(isinstance(handler, _RunHandler) for handler in log.handlers):
             log.addHandler(_RunHandler())
+
+
+def deliver() -> None:
+    """Send what is still waiting to the Prefect server, before that goes away."""
+    APILogWorker.drain_all(timeout=10)
+    EventsWorker.drain_all(timeout=10)
