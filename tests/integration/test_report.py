@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def make(tmp_path: Path, shares: dict[str, float], num_questions: int = 300) -> 
     names = list(episodes)
     scores = Scores(
         num_questions=num_questions,
-        types={"bridge": num_questions // 2, "one-hop": num_questions - num_questions // 2},
+        types=dict(sorted(Counter(episode.question.type for episode in episodes[names[0]]).items())),
         systems={n: SystemScores(overall=measure(e), types=measure_types(e), seconds=9) for n, e in episodes.items()},
         comparisons=tuple(
             comparison
