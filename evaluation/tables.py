@@ -43,8 +43,10 @@ def points(share: float | None) -> str:
 
 
 def signed(share: float) -> str:
-    """0.232 → "+23.2", -0.011 → "−1.1". A second decimal where the first would read as zero."""
-    digits = 1 if share == 0 or abs(share) >= 0.0005 else 2
+    """0.232 → "+23.2", -0.011 → "−1.1", 0 → "0.0". A second decimal where the first would read as zero."""
+    if share == 0:
+        return "0.0"
+    digits = 1 if abs(share) >= 0.0005 else 2
     return f"{100 * share:+.{digits}f}".replace("-", "−")
 
 
