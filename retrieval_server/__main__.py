@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from jointrag.config import ServerConfig
+from retrieval_server.address import bind, cannot_listen
 
 logger = logging.getLogger("retrieval_server")
 
@@ -35,25 +36,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--exit-with-parent", action="store_true", help="stop when stdin, a pipe, is closed")
     parser.add_argument("--fd", type=int, help="listen on this inherited, bound socket instead of --host and --port")
     return parser.parse_args(argv)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address. Raises ValueError naming the port when it is taken."""
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server killed a moment ago left connections behind
-    try:
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        raise ValueError(_port_taken(host, port, error)) from None
-    return bound
-
-
-def _port_taken(host: str, port: int, error: OSError) -> str:
-    return (
-        f"the retrieval server cannot listen on {host}:{port} ({error.strerror}); choose another port "
-        "(server.port, or --port; 0 takes any free one) or stop what listens there"
-    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -96,7 +78,7 @@ def serve(args: argparse.Namespace) -> None:
     try:
         server = create_server(app, sockets=[bound], threads=args.num_threads, connection_limit=1000, backlog=1024)
     except OSError as error:  # somebody else began to listen while the model was loading
-        raise ValueError(_port_taken(host, port, error)) from None
+        raise cannot_listen(host, port, error) from None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     logger.info("ready: %d passages on http://%s:%d", info["num_passages"], host, port)
     server.run()  # returns on SIGTERM and ctrl-c, with the handlers finished

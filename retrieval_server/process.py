@@ -23,7 +23,7 @@ from pathlib import Path
 import requests
 
 from jointrag.config import ServerConfig
-from retrieval_server.__main__ import bind
+from retrieval_server.address import bind
 
 logger = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parents[1]

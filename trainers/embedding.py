@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 RECALL_AT = (1, 5, 10)
-_EVALUATION_PASSAGES = 10_000  # the gold ones and a sample: recall is a check here, not a result
+# Recall is a check here, not a result: the first dev questions, among their gold passages and a sample of the others.
+_EVALUATION_QUESTIONS = 1_000
+_EVALUATION_PASSAGES = 10_000
 
 
 def train(
@@ -58,10 +60,10 @@ def train(
             f"{questions_path}: no question has gold_passages, so there is nothing to train the retriever on; "
             "add them, or set retriever.train=false"
         )
+    texts = [passage.contents for passage in passages.values()] + [question for question, _ in pairs]
     if config.max_pairs is not None and len(pairs) > config.max_pairs:
         pairs = random.Random(seed).sample(pairs, config.max_pairs)
 
-    texts = [passage.contents for passage in passages.values()] + [question for question, _ in pairs]
     set_seed(seed)
     encoder = Encoder(make_model(config.encoder, texts, device))
     dev = read_dev(prepared / "questions" / "dev.jsonl", passages)
@@ -74,7 +76,6 @@ def train(
         metrics |= {f"retriever/{name}": value for name, value in recall(encoder, dev, sample).items()}
     else:
         metrics |= {f"retriever/{name}": value for name, value in start.items()}
-    tracker.log_metrics(metrics, step=0)
     encoder.model.save(str(out / "model"), create_model_card=False)
     return metrics
 
@@ -95,7 +96,7 @@ def read_pairs(path: Path, passages: dict[str, Passage]) -> list[tuple[str, str]
 
 def read_dev(path: Path, passages: dict[str, Passage]) -> list[Question]:
     """The dev questions whose gold passages are known."""
-    questions = [question for question in read_jsonl(path, Question) if question.gold_passages]
+    questions = [question for question in read_jsonl(path, Question) if question.gold_passages][:_EVALUATION_QUESTIONS]
     for question in questions:
         for passage_id in question.gold_passages:
             if passage_id not in passages:
@@ -141,7 +142,13 @@ def make_model(config: ScratchEncoder | PretrainedEncoder, texts: list[str], dev
 
     target = None if device == "auto" else device
     if isinstance(config, PretrainedEncoder):
-        model = SentenceTransformer(config.name, device=target)
+        try:
+            model = SentenceTransformer(config.name, device=target)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"retriever.encoder.name={config.name!r} cannot be loaded ({error}); give a folder or a Hugging Face "
+                "name, and download the model beforehand where there is no network"
+            ) from None
         model.max_seq_length = min(config.max_length, model.max_seq_length or config.max_length)
         return model
     return SentenceTransformer(modules=_scratch_modules(config, texts), device=target)

@@ -69,6 +69,12 @@ def test_pretrained_folder_as_it_is(world: Path, retriever_dir: Path, tmp_path: 
     assert after.model.max_seq_length == 16
 
 
+def test_unknown_encoder_is_named(world: Path, tmp_path: Path) -> None:
+    encoder = PretrainedEncoder(type="pretrained", name=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"retriever\.encoder\.name='.*nowhere' cannot be loaded"):
+        train(RetrieverConfig(encoder=encoder, train=False), prepared=world, seed=0, out=tmp_path, device="cpu")
+
+
 def test_recall_by_hand() -> None:
     class Fixed(Encoder):
         def __init__(self) -> None:

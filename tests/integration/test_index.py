@@ -38,7 +38,7 @@ def test_vectors_are_unit_length_and_in_order(retriever_dir: Path) -> None:
 def test_prompts_of_the_model_are_applied(retriever_dir: Path) -> None:
     encoder = Encoder.load(retriever_dir / "model", "cpu")
     plain = encoder.encode(["who lives in Port Nevin"], kind="query")
-    encoder.model.prompts = {"query": "who ", "document": ""}
+    encoder.model.prompts.update(query="who ", document="")
     np.testing.assert_allclose(encoder.encode(["lives in Port Nevin"], kind="query"), plain, atol=1e-5)
     assert encoder.prompt("query") == "who "
     assert encoder.prompt("passage") == ""

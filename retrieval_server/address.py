@@ -1,0 +1,24 @@
+"""The address the server listens on."""
+
+from __future__ import annotations
+
+import socket
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; port 0 takes a free one. Raises ValueError naming the port when it is taken."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server killed a moment ago left connections behind
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise cannot_listen(host, port, error) from None
+    return bound
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> ValueError:
+    return ValueError(
+        f"the retrieval server cannot listen on {host}:{port} ({error.strerror}); choose another port "
+        "(server.port, or --port; 0 takes any free one) or stop what listens there"
+    )
