@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 MAX_MODEL_BYTES = 500 * 2**20  # larger checkpoints stay where they are; the run keeps their path
 BATCH = 500  # metric values per request; MLflow takes 1,000 at most
 FLUSH_S = 2.0
+RETRY_S = 60.0
 FLOW_RUN_TAG = "prefect.flow_run_id"
 KIND_TAG = "jointrag.kind"
 
@@ -64,31 +66,32 @@ class NoTracker:
 class MlflowTracker:
     """Writes into one MLflow run, given by id. Step metrics are collected and sent every two seconds.
 
-    A tracking server that stops answering must not cost hours of training: what cannot be sent is kept, sent with the
-    next batch, and reported once.
+    A tracking server that stops answering must not cost hours of training: what cannot be sent is reported once, kept,
+    and tried again every minute.
     """
 
     def __init__(self, uri: str, run_id: str) -> None:
         self.run_id = run_id
         self._client = _client(uri)
         self._waiting: list[Any] = []
-        self._sent_s = time.monotonic()
+        self._flush_at_s = time.monotonic() + FLUSH_S
         self._reported = False
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
-        self._waiting += [Metric(name, float(value), now_ms, step) for name, value in metrics.items()]
-        if len(self._waiting) >= BATCH or time.monotonic() - self._sent_s >= FLUSH_S:
+        self._waiting += [Metric(_metric_name(name), float(value), now_ms, step) for name, value in metrics.items()]
+        if time.monotonic() >= self._flush_at_s:
             self.flush()
 
     def flush(self) -> None:
         """Send what is waiting."""
-        self._sent_s = time.monotonic()
+        self._flush_at_s = time.monotonic() + FLUSH_S
         while self._waiting:
             batch = self._waiting[:BATCH]
             if not self._send(self._client.log_batch, metrics=batch):
+                self._flush_at_s = time.monotonic() + RETRY_S
                 return
             del self._waiting[: len(batch)]
 
@@ -226,9 +229,15 @@ def flatten(settings: dict[str, Any], where: str = "") -> Iterable[tuple[str, An
             yield f"{where}{name}", value
 
 
+def _metric_name(name: str) -> str:
+    """MLflow takes letters, digits and _-.:/ only: retriever/recall@10 → retriever/recall_at_10."""
+    return re.sub(r"[^\w\-.:/ ]", "_", name.replace("@", "_at_"), flags=re.ASCII)
+
+
 def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # the defaults wait for minutes: too long for a training loop whose records are the smaller half of the matter
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
