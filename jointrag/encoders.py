@@ -36,10 +36,8 @@ class Encoder:
         if isinstance(path_or_name, Path) and not (path_or_name / "config_sentence_transformers.json").is_file():
             raise ValueError(f"{path_or_name}: not a sentence-transformers model folder; train the retriever again")
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging as transformers_logging
 
-        if not sys.stderr.isatty():
-            transformers_logging.disable_progress_bar()  # in a log every redraw would be a line
+        no_bars_in_logs()
         return cls(SentenceTransformer(str(path_or_name), device=None if device == "auto" else device))
 
     @property
@@ -63,6 +61,14 @@ class Encoder:
         encode = self.model.encode_query if kind == "query" else self.model.encode_document
         vectors = encode(list(texts), batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
         return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def no_bars_in_logs() -> None:
+    """Switch transformers' loading and saving bars off where they would be a line per redraw."""
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
 
 def fingerprint(model: Path) -> str:

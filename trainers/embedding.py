@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jointrag.config import PretrainedEncoder, RetrieverConfig, ScratchEncoder
-from jointrag.encoders import Encoder
+from jointrag.encoders import Encoder, no_bars_in_logs
 from jointrag.jsonl import read_jsonl
 from jointrag.tracking import NoTracker, Tracker
 from jointrag.types import Passage, Question
@@ -64,6 +64,7 @@ def train(
     if config.max_pairs is not None and len(pairs) > config.max_pairs:
         pairs = random.Random(seed).sample(pairs, config.max_pairs)
 
+    no_bars_in_logs()
     set_seed(seed)
     encoder = Encoder(make_model(config.encoder, texts, device))
     dev = read_dev(prepared / "questions" / "dev.jsonl", passages)
