@@ -55,11 +55,11 @@ PANELS: tuple[tuple[str, str, float], ...] = (
     ("KL divergence per agent", r"mappo/(\w+)/kl", 1),
     ("Penalised responses per agent, in percent", r"mappo/(\w+)/penalised", 100),
     ("Tokens per response", r"mappo/(\w+)/response_tokens", 1),
-    ("Per question", r"mappo/(sub_questions|passages_read)", 1),
+    ("Sub-questions and passages read", r"mappo/(sub_questions|passages_read)", 1),
     ("Entropy of the responses", r"mappo/(?:(\w+)/)?entropy", 1),
     ("Policy loss", r"mappo/(policy_loss)", 1),
     ("Value loss", r"mappo/(value_loss)", 1),
-    ("Variance of the returns that the critic explains", r"mappo/(explained_variance)", 1),
+    ("Share of variance the critic explains", r"mappo/(explained_variance)", 1),
 )
 
 
