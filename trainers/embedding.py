@@ -203,7 +203,6 @@ def fit(
     from transformers import PrinterCallback
 
     model = encoder.model
-    model.model_card_data.generate_widget_examples = False  # no model card is written
     data = Dataset.from_dict({"question": [q for q, _ in pairs], "passage": [p for _, p in pairs]})
     num_steps = math.ceil(len(pairs) / config.batch_size * config.num_epochs)
     checkpoints = out / ".trainer"  # the trainer wants a folder; nothing is kept in it
@@ -231,6 +230,7 @@ def fit(
         callbacks=[log],
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(trainer.model_card_callback_class)  # it samples the data for a card that is not written
     trainer.train()
     shutil.rmtree(checkpoints, ignore_errors=True)
     return log.last_loss
