@@ -28,14 +28,14 @@ class SyntheticDataset(Section):
     """Made-up countries (jointrag/datasets/synthetic.py): works offline, in seconds, from a seed."""
 
     name: Literal["synthetic"] = "synthetic"
-    num_source_countries: PositiveInt = 20
+    num_source_countries: PositiveInt = 44
     """Countries for retriever training and the warm start."""
-    num_target_countries: PositiveInt = 2
+    num_target_countries: PositiveInt = 8
     """Countries whose questions and answers (nothing else) MAPPO trains on."""
-    num_dev_countries: PositiveInt = 1
-    num_test_countries: PositiveInt = 2
+    num_dev_countries: PositiveInt = 2
+    num_test_countries: PositiveInt = 6
     """Countries that no stage before evaluation asks about."""
-    num_people: PositiveInt = 40
+    num_people: PositiveInt = 20
     """People per country; companies and films are 0.4 times as many."""
     source_bridge_share: Share = 0.4
     """Share of two-hop (bridge) questions in source countries; the rest is one-hop."""
@@ -43,7 +43,7 @@ class SyntheticDataset(Section):
     """The same for target, dev and test countries."""
     decomposition_share: Share = 0.4
     """Share of source bridge questions that come with sub-questions."""
-    num_source_questions: PositiveInt = 16_000
+    num_source_questions: PositiveInt = 12_000
     num_train_questions: PositiveInt = 2_000
     num_dev_questions: PositiveInt = 200
     num_test_questions: PositiveInt = 1_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -48,6 +48,12 @@ def read_jsonl(path: Path, cls: type[T]) -> Iterator[T]:
 
     Raises ValueError naming file, line and remedy for a line that is not JSON or does not fit `cls`.
     """
+    for _, item in read_numbered(path, cls):
+        yield item
+
+
+def read_numbered(path: Path, cls: type[T], defaults: Mapping[str, Any] | None = None) -> Iterator[tuple[int, T]]:
+    """The same with line numbers (from 1), for callers with checks of their own. `defaults` fills missing fields."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
@@ -67,7 +73,7 @@ def read_jsonl(path: Path, cls: type[T]) -> Iterator[T]:
             if unknown := sorted(set(row) - names):
                 raise ValueError(f"{where}: unknown field {unknown[0]!r}; known fields: {', '.join(sorted(names))}")
             try:
-                yield _adapter(cls).validate_python(row)
+                yield number, _adapter(cls).validate_python({**(defaults or {}), **row})
             except ValidationError as error:
                 first = error.errors()[0]
                 field = ".".join(map(str, first["loc"])) or cls.__name__

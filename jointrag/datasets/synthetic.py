@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ from jointrag.datasets.synthetic_words import (
 from jointrag.jsonl import write_jsonl
 from jointrag.types import Passage, Question
 
-NUM_CITIES = 8
+NUM_CITIES = 6
 PHRASINGS = {"source": (0, 1), "target": (1, 2)}
 SOURCE_NEVER_ASKS = {("mayor", "born"), ("mayor", "works"), ("star", "lives"), ("founder", "works")}
 
@@ -175,26 +175,24 @@ def prepare(config: SyntheticDataset, *, seed: int, out: Path) -> dict[str, floa
 def _distinct(sources: list[Iterator[Question]], count: int, split: str) -> list[Question]:
     """`count` questions with different texts, in turn from each source."""
     seen: dict[str, Question] = {}
-    attempts = 50 * count
-    for source in itertools.islice(itertools.cycle(sources), attempts):
+    repeats = 0
+    for source in itertools.cycle(sources):
         question = next(source)
+        repeats += 1
         if question.text not in seen:
-            seen[question.text] = _with_id(question, f"{split}-{len(seen)}")
+            seen[question.text] = replace(question, id=f"{split}-{len(seen)}")
+            repeats = 0
         if len(seen) == count:
             return list(seen.values())
+        if repeats == 1_000:  # nearly everything that can be asked has been
+            break
     raise ValueError(
         f"dataset: only {len(seen)} different {split} questions exist, {count} wanted; raise num_people or the number of "
         f"{split} countries, or lower num_{split}_questions"
     )
 
 
-def _with_id(question: Question, new_id: str) -> Question:
-    return Question(
-        new_id, question.text, question.answers, question.type, question.gold_passages, question.sub_questions
-    )
-
-
 def _forget_sub_questions(question: Question, keep_share: float, rng: np.random.Generator) -> Question:
     if not question.sub_questions or rng.random() < keep_share:
         return question
-    return Question(question.id, question.text, question.answers, question.type, question.gold_passages)
+    return replace(question, sub_questions=())

@@ -113,38 +113,29 @@ RELATIONS = (
 )
 
 COUNTRIES = (
-    ("North", "South", "East", "West", "Greater", "Inner"),
-    ("Varia", "Lumen", "Ostrava", "Kelmar", "Norland", "Sundel", "Breva", "Tarn", "Ilvia", "Mordan", "Quell", "Zephia"),
+    ("North", "South", "East", "West", "Greater", "Inner", "Outer", "Central"),
+    tuple(
+        "Varia Lumen Ostrava Kelmar Norland Sundel Breva Tarn Ilvia Mordan Quell Zephia Arken Dolmen Fenria Halvor "
+        "Jorvia Lethe Pontis Rhune".split()
+    ),
 )
 CITIES = (
-    ("Port", "New", "Old", "Upper", "Lower", "Saint", "Fort", "Lake", "Mount", "Castle"),
+    tuple("Port New Old Upper Lower Saint Fort Lake Mount Castle Bad Alt Villa Cape".split()),
     tuple(
         "Ardel Benno Carrow Delft Ember Fallow Garron Hale Iver Jarrow Kestrel Lorne Marrow Nevin Orlan Pell Quarry Rusk "
-        "Selby Thorne Ulver Vance Wick Yarrow Zorin Alder Bracken Corvin Dunmore Elstow".split()
+        "Selby Thorne Ulver Vance Wick Yarrow Zorin Alder Bracken Corvin Dunmore Elstow Fenn Gorst Heddon Islay Jura "
+        "Kinver Luton Mellor Norby Oster".split()
     ),
 )
 COMPANIES = (
     tuple(
         "Acker Bolder Cranex Dorian Elmar Fenwick Gorman Hexal Inver Jolt Krona Lyra Morrow Nexus Optima Pravda Quanta "
-        "Rivet Sterla Tessera Umbra Vector Wexler Xenon Ypsil Zander Arbor Borea Calyx Drava".split()
+        "Rivet Sterla Tessera Umbra Vector Wexler Xenon Ypsil Zander Arbor Borea Calyx Drava Eolia Fabrix Gantry Helio "
+        "Isomer Juno".split()
     ),
-    (
-        "Works",
-        "Group",
-        "Union",
-        "Brothers",
-        "Holdings",
-        "Partners",
-        "Systems",
-        "Trading",
-        "Industries",
-        "Associates",
-        "Ventures",
-        "Labs",
-        "Concern",
-        "Combine",
-        "Society",
-        "Limited",
+    tuple(
+        "Works Group Union Brothers Holdings Partners Systems Trading Industries Associates Ventures Labs Concern Combine "
+        "Society Limited".split()
     ),
 )
 FILMS = (
@@ -164,10 +155,7 @@ FIRST_NAMES = tuple(
 LAST_NAMES = tuple(
     "Abel Berg Conti Dahl Eklund Farkas Grimm Holm Ivanov Jansen Keller Lindt Moreau Novak Olsen Petrov Quist Ricci Sato "
     "Tanner Ueda Vogel Weiss Xu Young Zeller Adler Blanc Cruz Dietz Engel Fuchs Gallo Haas Iqbal Jung Kraus Lopez Mayer "
-    "Nagy Ortiz Pohl Reyes Stern Toth Unger Varga Wolf".split()
+    "Nagy Ortiz Pohl Reyes Stern Toth Unger Varga Wolf Ames Boyd Cole Dunn".split()
 )
-PROFESSIONS = tuple(
-    "violinist painter surgeon pilot lawyer chemist dancer poet baker sculptor engineer judge sailor historian gardener "
-    "photographer tailor astronomer banker composer".split()
-)
-PRODUCTS = tuple(f"{product} maker" for product in "glass paper steel clock carpet engine piano bicycle".split())
+PROFESSIONS = tuple("violinist painter surgeon pilot lawyer chemist poet baker engineer judge".split())
+PRODUCTS = ("glass maker", "paper maker", "clock maker", "carpet maker")

@@ -9,10 +9,11 @@ from jointrag.jsonl import read_jsonl
 from jointrag.types import Passage, Question
 
 SMALL = SyntheticDataset(
-    num_source_countries=2,
-    num_target_countries=1,
+    num_source_countries=4,
+    num_target_countries=2,
     num_test_countries=1,
-    num_people=40,
+    num_dev_countries=1,
+    num_people=20,
     num_source_questions=600,
     num_train_questions=200,
     num_dev_questions=50,
