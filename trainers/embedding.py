@@ -202,6 +202,10 @@ def fit(
     from sentence_transformers.sentence_transformer.training_args import BatchSamplers
     from transformers import PrinterCallback
 
+    class Trainer(SentenceTransformerTrainer):
+        def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+            """None: it samples the data for a card that is not written."""
+
     model = encoder.model
     data = Dataset.from_dict({"question": [q for q, _ in pairs], "passage": [p for _, p in pairs]})
     num_steps = math.ceil(len(pairs) / config.batch_size * config.num_epochs)
@@ -222,7 +226,7 @@ def fit(
         use_cpu=model.device.type == "cpu",
     )
     log = _log_callback(tracker)
-    trainer = SentenceTransformerTrainer(
+    trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=data,
@@ -230,7 +234,6 @@ def fit(
         callbacks=[log],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(trainer.model_card_callback_class)  # it samples the data for a card that is not written
     trainer.train()
     shutil.rmtree(checkpoints, ignore_errors=True)
     return log.last_loss
