@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,6 +98,16 @@ class Services:
         print(f"Prefect  http://{HOST}:{ports['prefect']}")
         print(f"MLflow   http://{HOST}:{ports['mlflow']}")
         print(f"worker   pool {POOL!r}, log in {self.folder / 'worker.log'}")
+
+    def deploy(self) -> None:
+        """Register every deployment of prefect.yaml. Raises ServiceError."""
+        running = self.running()
+        if not {"prefect", "mlflow"} <= set(running):
+            raise ServiceError("the local services are not up; start them with: make up")
+        env = self.environment(running["prefect"].port, running["mlflow"].port)
+        print(
+            "deployed", ", ".join(re.findall(r"'([\w-]+/[\w-]+)'\s+successfully", _prefect("deploy", "--all", env=env)))
+        )
 
     def down(self) -> None:
         """Stop what is running: the worker first, so that its flow runs end in an orderly way."""
@@ -219,11 +230,13 @@ def _worker_is_online(port: int) -> bool:
         return False
 
 
-def _prefect(*arguments: str, env: dict[str, str]) -> None:
+def _prefect(*arguments: str, env: dict[str, str]) -> str:
+    """Run the prefect command line; returns what it said."""
     command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True)
     if done.returncode != 0:
         raise ServiceError(f"prefect {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 def _stop(service: Service) -> None:
@@ -259,14 +272,20 @@ def _tail(log: Path, num_lines: int = 15) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.local_services", description="Local Prefect and MLflow.")
-    parser.add_argument("action", choices=["up", "down"])
+    parser.add_argument("action", choices=["up", "deploy", "down"])
     parser.add_argument("--prefect-port", type=int, default=4200)
     parser.add_argument("--mlflow-port", type=int, default=5000)
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "services", help="data, logs and pids")
     given = parser.parse_args()
     services = Services(given.folder.resolve())
     try:
-        services.up(given.prefect_port, given.mlflow_port) if given.action == "up" else services.down()
+        match given.action:
+            case "up":
+                services.up(given.prefect_port, given.mlflow_port)
+            case "deploy":
+                services.deploy()
+            case "down":
+                services.down()
     except ServiceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

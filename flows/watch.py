@@ -29,24 +29,23 @@ def follow(flow_run_id: UUID) -> bool:
     from prefect.client.orchestration import get_client
 
     shown = 0
+    last = ""
     with get_client(sync_client=True) as client:
-        state = ""
         while True:
-            run = client.read_flow_run(flow_run_id)
-            if run.state and run.state.name != state:
-                state = run.state.name
-                if not run.state.is_running() and not run.state.is_final():
-                    print(f"{state.lower()} …", flush=True)
-            final = run.state is not None and run.state.is_final()
+            state = client.read_flow_run(flow_run_id).state
+            assert state is not None, "a flow run is created with a state"
+            name = str(state.name)
+            if name != last and not state.is_running() and not state.is_final():
+                print(f"{name.lower()} …", flush=True)
+            last = name
             for log in _logs(client, flow_run_id, shown):  # read after the state: a final run's log is complete
                 shown += 1
                 if log.name.partition(".")[0] in OURS:
                     print(log.message, flush=True)
-            if final:
-                assert run.state is not None
-                if not run.state.is_completed():
-                    print(f"error: {_reason(run.state.message or run.state.name)}", file=sys.stderr)
-                return run.state.is_completed()
+            if state.is_final():
+                if not state.is_completed():
+                    print(f"error: {_reason(state.message or name)}", file=sys.stderr)
+                return state.is_completed()
             time.sleep(POLL_S)
 
 
