@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from jointrag import preflight as module
+from jointrag.preflight import FILES, preflight
+from jointrag.presets import ConfigError, resolve
+
+
+def problems(preset: str, *overrides: str) -> list[str]:
+    try:
+        preflight(resolve(preset, overrides))
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    for name in FILES:
+        (tmp_path / name).write_text('{"id": "1"}\n')
+    return tmp_path
+
+
+def of_files(folder: Path) -> list[str]:
+    return problems("smoke", "dataset.name=files", f"dataset.path={folder}")
+
+
+@pytest.mark.parametrize("preset", ["demo", "smoke"])
+def test_offline_presets_have_no_problem(preset: str) -> None:
+    assert problems(preset) == []
+
+
+def test_own_files(corpus: Path) -> None:
+    assert of_files(corpus) == []
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    assert "no such folder; it should hold corpus.jsonl, train.jsonl" in of_files(tmp_path / "nowhere")[0]
+
+
+def test_missing_and_empty_files_are_all_named(corpus: Path) -> None:
+    (corpus / "dev.jsonl").unlink()
+    (corpus / "test.jsonl").write_text("\n  \n")
+    missing, empty = of_files(corpus)
+    assert missing.startswith(f"{corpus / 'dev.jsonl'}: no such file")
+    assert empty.startswith(f"{corpus / 'test.jsonl'} holds no questions")
+
+
+def test_the_papers_preset_says_what_cannot_run_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_has_gpu", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    found = problems("paper")
+    assert "dataset.name=hotpotqa cannot be downloaded and converted yet" in found[0]
+    assert "dataset.name=files dataset.path=FOLDER" in found[0]
+    assert found[1].startswith("runtime.device=cuda, but there is no usable NVIDIA GPU here")
+    assert [line.split("=")[0] for line in found[2:]] == ["retriever.encoder.name", "language_model.name"]
+
+
+def test_models_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def of_model(name: str | Path) -> list[str]:
+        return problems("smoke", "language_model.type=pretrained", f"language_model.name={name}")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert of_model("some/model") == []  # it can be downloaded
+    assert of_model(tmp_path) == []
+    assert of_model(tmp_path / "nowhere") == [f"language_model.name={tmp_path / 'nowhere'}: no such folder"]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "nor in the Hugging Face cache" in of_model("some/model")[0]
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert problems("smoke", f"server.port={port}") == [
+            f"server.port={port} is in use on 127.0.0.1; choose another one, or 0 for any free port"
+        ]
+    assert problems("smoke", f"server.port={port}") == []
