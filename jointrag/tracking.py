@@ -207,6 +207,7 @@ def open_pipeline(uri: str, experiment: str, *, name: str, flow_run_id: str, set
         if earlier:
             run_id = earlier[0].info.run_id
             client.update_run(run_id, status="RUNNING")
+            _close_children(client, experiment_id, run_id)
         else:
             tags = {FLOW_RUN_TAG: flow_run_id, KIND_TAG: "pipeline"}
             run_id = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
@@ -218,6 +219,13 @@ def open_pipeline(uri: str, experiment: str, *, name: str, flow_run_id: str, set
     pipeline = Pipeline(uri, experiment_id, run_id)
     pipeline.run.log_params(dict(flatten(settings)))
     return pipeline
+
+
+def _close_children(client: Any, experiment_id: str, run_id: str) -> None:
+    """Stages of a try that was killed outright had no chance to say so."""
+    unfinished = f"tags.mlflow.parentRunId = '{run_id}' and attributes.status = 'RUNNING'"
+    for child in client.search_runs([experiment_id], unfinished):
+        client.set_terminated(child.info.run_id, "KILLED")
 
 
 def flatten(settings: dict[str, Any], where: str = "") -> Iterable[tuple[str, Any]]:
