@@ -8,7 +8,7 @@ of its items one after the other (`Document0`, then `,Document4`), which is also
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,7 @@ class ChoiceList:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, choices: Sequence[str]) -> None:
         self._first = [_pieces(tokenizer, choice) for choice in choices]
         self._next = [_pieces(tokenizer, f",{choice}") for choice in choices]
-        self._end: int = tokenizer.eos_token_id
+        self._end: Any = tokenizer.eos_token_id
         start: frozenset[State] = frozenset({(frozenset(), ())})
         self._states: dict[tuple[int, ...], frozenset[State]] = {(): start}
         self._allowed: dict[tuple[int, ...], tuple[int, ...]] = {}

@@ -230,7 +230,7 @@ class WarmStartConfig(Section):
     """Before that: epochs over the reading examples (models from scratch)."""
     reading_learning_rate: PositiveFloat = 2e-3
     prompt_loss_weight: Share = 0.0
-    """Weight of the loss on prompt tokens: helps a model from scratch, 0 for a pretrained one."""
+    """Weight of the mean loss on prompt tokens beside that on response tokens: helps a model from scratch."""
     batch_size: PositiveInt = 32
     gradient_accumulation: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-4

@@ -1,7 +1,7 @@
 """Language-model back ends: prompts in, completions out.
 
-`LocalLM` holds a transformers model and decodes it with a plain loop of its own: prompts sorted by length and batched by
-tokens, log-probabilities of exactly the distribution sampled from, the output restriction included.
+`LocalLM` holds a transformers model and decodes it with a plain loop of its own: prompts sorted by length and batched
+by tokens, log-probabilities of exactly the distribution sampled from, the output restriction included.
 """
 
 from __future__ import annotations
@@ -55,8 +55,7 @@ def role_token(agent: str) -> str:
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     """Token ids of a prompt: chat template, or role token and content, or plain text for a base model."""
-    role_id = tokenizer.convert_tokens_to_ids(role_token(prompt.agent))
-    if role_id is not None and role_id != tokenizer.unk_token_id:
+    if role_token(prompt.agent) in tokenizer.get_vocab():
         return tokenizer.encode(f"{role_token(prompt.agent)}{prompt.content}{ANSWER_NOW}", add_special_tokens=False)
     if tokenizer.chat_template:
         messages = [{"role": "system", "content": prompt.instructions}, {"role": "user", "content": prompt.content}]
@@ -72,7 +71,14 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, response: str, choices: 
     else:
         items = response.split(",") if response else []
         ids = list(ChoiceList(tokenizer, choices).encode([list(choices).index(item) for item in items]))
-    return [*ids, tokenizer.eos_token_id]
+    return [*ids, end_token(tokenizer)]
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that ends every response. Raises ValueError for a tokenizer without one."""
+    if not isinstance(tokenizer.eos_token_id, int):
+        raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token; choose another model")
+    return tokenizer.eos_token_id
 
 
 class LocalLM:
@@ -91,6 +97,7 @@ class LocalLM:
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.end = end_token(tokenizer)
         self.max_length = max_length
         self.tokens_per_forward = tokens_per_forward
         self.value_head: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -143,7 +150,8 @@ def load_model(path: Path | str, config: LanguageModelSection, device: str) -> P
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if config.type == "scratch" else getattr(torch, config.dtype)
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    return model.to(device)
 
 
 def decoder_and_head(model: Any) -> tuple[Any, Any]:
@@ -186,7 +194,7 @@ class _Decoding:
 
         decoder, head = decoder_and_head(self.lm.model)
         device = self.lm.model.device
-        end = self.lm.tokenizer.eos_token_id
+        end = self.lm.end
         width = max(map(len, self.prompts))
         pads = torch.tensor([width - len(ids) for ids in self.prompts], device=device)
         ids = torch.tensor([[end] * (width - len(ids)) + ids for ids in self.prompts], device=device)
@@ -245,12 +253,12 @@ class _Decoding:
         choice_list, written = self.lists[row], self.responses[row]
         if choice_list is None:
             return slice(None)
-        if written and written[-1] == self.lm.tokenizer.eos_token_id:
-            return [self.lm.tokenizer.eos_token_id]  # an ended row: what it draws is not looked at
+        if written and written[-1] == self.lm.end:
+            return [self.lm.end]  # an ended row: what it draws is not looked at
         return list(choice_list.allowed(tuple(written)))
 
     def _completion(self, i: int) -> Completion:
-        text = self.lm.tokenizer.decode(self.responses[i], skip_special_tokens=True)
+        text = str(self.lm.tokenizer.decode(self.responses[i], skip_special_tokens=True))
         return Completion(
             text=text.strip(),
             prompt_ids=tuple(self.prompts[i]),

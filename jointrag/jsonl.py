@@ -26,7 +26,7 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def write_jsonl(path: Path, items: Iterable[Any]) -> int:
@@ -39,7 +39,7 @@ def write_jsonl(path: Path, items: Iterable[Any]) -> int:
             row = asdict(item) if is_dataclass(item) and not isinstance(item, type) else item
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
-    os.replace(aside, path)
+    aside.replace(path)
     return count
 
 

@@ -25,7 +25,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question with every accepted answer. `gold_passages` and `sub_questions` are empty where a data set has none."""
+    """A question and every accepted answer. `gold_passages` and `sub_questions` are empty where a set has none."""
 
     id: str
     text: str

@@ -1,4 +1,4 @@
-"""trl's SFTTrainer with a weight per token, and its log lines in our words."""
+"""trl's SFTTrainer with the losses of prompt and response apart, and its log lines in our words."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ import time
 from typing import Any
 
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
-from trl import SFTTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
+from jointrag.generation import decoder_and_head
 from jointrag.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
 
-def collate(rows: list[dict[str, list[Any]]], pad_id: int) -> dict[str, torch.Tensor]:
-    """Right-padded batch: input_ids, attention_mask, labels and loss_weights, each [batch, tokens]."""
-    width = max(len(row["input_ids"]) for row in rows)
-
-    def padded(key: str, fill: float) -> torch.Tensor:
-        return torch.tensor([row[key] + [fill] * (width - len(row[key])) for row in rows])
-
-    mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows])
+def collate(rows: list[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
+    """Right-padded batch of {input_ids, prompt_length}: input_ids, attention_mask and labels, each [batch, tokens], and
+    is_response [batch, tokens], True on the tokens after the prompt."""
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    width = int(lengths.max())
+    ids = torch.tensor([row["input_ids"] + [pad_id] * (width - len(row["input_ids"])) for row in rows])
+    position = torch.arange(width)[None]
+    is_token = position < lengths[:, None]
     return {
-        "input_ids": padded("input_ids", pad_id),
-        "attention_mask": mask,
-        "labels": padded("labels", -100),
-        "loss_weights": padded("loss_weights", 0.0),
+        "input_ids": ids,
+        "attention_mask": is_token.long(),
+        "labels": ids.masked_fill(~is_token, -100),
+        "is_response": is_token & (position >= torch.tensor([row["prompt_length"] for row in rows])[:, None]),
     }
 
 
-class WeightedSFTTrainer(SFTTrainer):
-    """Cross-entropy per token times `loss_weights`, over the sum of the weights. Logits only where a weight is set."""
+class ResponseTrainer(SFTTrainer):
+    """Mean cross-entropy of the response tokens, plus `prompt_loss_weight` times that of the prompt tokens.
+
+    Logits are computed only where a loss is.
+    """
+
+    prompt_loss_weight = 0.0
 
     def compute_loss(
         self,
@@ -41,18 +48,19 @@ class WeightedSFTTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
-        weights = inputs.pop("loss_weights")[:, 1:]  # a token's loss stands at the position before it
+        is_response = inputs.pop("is_response")[:, 1:]  # a token's loss stands at the position before it
         labels = inputs.pop("labels")[:, 1:]
-        inner = self.accelerator.unwrap_model(model)
-        base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-        hidden = base.get_decoder()(**inputs, use_cache=False).last_hidden_state[:, :-1]
-        counted = weights > 0
-        logits = base.get_output_embeddings()(hidden[counted]).float()  # [counted tokens, vocabulary]
-        losses = torch.nn.functional.cross_entropy(logits, labels[counted], reduction="none")
-        self._metrics["train"]["mean_token_accuracy"].append(
-            (logits.argmax(-1) == labels[counted])[weights[counted] == 1].float().mean().item()
-        )
-        return (losses * weights[counted]).sum() / weights[counted].sum()
+        decoder, head = decoder_and_head(self.accelerator.unwrap_model(model))
+        hidden = decoder(**inputs, use_cache=False).last_hidden_state[:, :-1]
+
+        logits = head(hidden[is_response]).float()  # [response tokens, vocabulary]
+        loss = cross_entropy(logits, labels[is_response])
+        right = (logits.argmax(-1) == labels[is_response]).float().mean()
+        self._metrics["train"]["mean_token_accuracy"].append(right.item())
+        if self.prompt_loss_weight > 0:
+            is_prompt = ~is_response & (labels != -100)
+            loss = loss + self.prompt_loss_weight * cross_entropy(head(hidden[is_prompt]).float(), labels[is_prompt])
+        return loss / self.current_gradient_accumulation_steps
 
 
 class MovingAverage(TrainerCallback):

@@ -49,7 +49,7 @@ def train(
     seed: int,
     out: Path,
     device: str = "auto",
-    tracker: Tracker = NoTracker(),
+    tracker: Tracker = NoTracker(),  # noqa: B008 - it holds no state
 ) -> dict[str, float]:
     """Write `out`/model, a transformers folder. Metrics: final losses and seconds per phase."""
     import torch
@@ -85,7 +85,7 @@ def train_control(
     seed: int,
     out: Path,
     device: str = "auto",
-    tracker: Tracker = NoTracker(),
+    tracker: Tracker = NoTracker(),  # noqa: B008 - it holds no state
 ) -> dict[str, float]:
     """Continue the warm start on labelled target questions for as many seconds as MAPPO took. Writes `out`/model."""
     import torch
@@ -136,11 +136,11 @@ def from_scratch(config: ScratchLM, examples: Sequence[Example], device: str) ->
         intermediate_size=config.intermediate_size,
         max_position_embeddings=config.max_length,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.get_vocab()["<pad>"],
+        eos_token_id=tokenizer.get_vocab()["<eos>"],
         bos_token_id=None,
     )
-    llm = LlamaForCausalLM(shape)
+    llm: Any = LlamaForCausalLM(shape)
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         llm = llm.to("cuda")
     logger.info("%s parameters, %d words", f"{llm.num_parameters():,}", len(tokenizer))
@@ -168,19 +168,18 @@ def fit(
     """Train `llm` in place. Returns {phase/loss, phase/examples, phase/train_seconds}."""
     import torch
     from datasets import Dataset
-    from trl import SFTConfig
+    from trl.trainer.sft_config import SFTConfig
 
-    from trainers.sft import MovingAverage, WeightedSFTTrainer, collate
+    from trainers.sft import MovingAverage, ResponseTrainer, collate
 
     rows = []
     for example in examples:
         prompt = encode_prompt(tokenizer, example.prompt)
         response = encode_response(tokenizer, example.response, example.prompt.choices)
-        weights = [phase.prompt_loss_weight] * len(prompt) + [1.0] * len(response)
-        rows.append({"input_ids": prompt + response, "labels": prompt + response, "loss_weights": weights})
+        rows.append({"input_ids": prompt + response, "prompt_length": len(prompt)})
     on_gpu = llm.device.type == "cuda"
     watch = MovingAverage(phase.name, tracker, phase.max_seconds)
-    trainer = WeightedSFTTrainer(
+    trainer = ResponseTrainer(
         model=llm,
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(rows),
@@ -194,7 +193,7 @@ def fit(
             learning_rate=phase.learning_rate,
             lr_scheduler_type="constant" if phase.max_seconds else "cosine",
             warmup_steps=phase.warmup_ratio,
-            gradient_checkpointing=phase.gradient_checkpointing,
+            activation_checkpointing=phase.gradient_checkpointing,
             train_sampling_strategy="group_by_length",
             bf16=on_gpu and llm.dtype == torch.bfloat16,
             use_cpu=not on_gpu,
@@ -208,6 +207,7 @@ def fit(
             seed=seed,
         ),
     )
+    trainer.prompt_loss_weight = phase.prompt_loss_weight
     started = time.perf_counter()
     trainer.train()
     return {

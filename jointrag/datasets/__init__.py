@@ -20,7 +20,7 @@ SOURCES = {
 
 
 def prepare(config: Dataset, *, seed: int, out: Path) -> dict[str, float]:
-    """Write the data set below `out`; returns the counts. A broken input is a ValueError naming file, line and remedy."""
+    """Write the data set below `out`; returns the counts. Broken input: a ValueError naming file, line and remedy."""
     if config.name not in SOURCES:
         raise ValueError(
             f"dataset.name={config.name!r} is not available yet; convert it to corpus.jsonl and questions "

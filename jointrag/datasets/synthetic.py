@@ -1,9 +1,9 @@
 """Made-up countries: a corpus of one-sentence passages and questions about them, from a seed.
 
-Each country has cities, people, companies and films that no other country has; their names are new combinations of known
-parts, so a reader has to look the answer up. One-hop questions ask for one fact. Bridge questions ask for a fact about
-somebody who is only described ("the violinist from North Varia who directed Silent Harbor"): one passage says who that
-is, another one holds the answer, and several people fit half of the description.
+Each country has cities, people, companies and films that no other country has; their names are new combinations of
+known parts, so a reader has to look the answer up. One-hop questions ask for one fact. Bridge questions ask for a fact
+about somebody who is only described ("the violinist from North Varia who directed Silent Harbor"): one passage says who
+that is, another one holds the answer, and several people fit half of the description.
 
 Source countries are for retriever training and the warm start. Target, dev and test countries are another domain: one
 in three phrasings is new, more questions are bridges, and some pairs of facts are never asked for together in a source.
@@ -187,8 +187,8 @@ def _distinct(sources: list[Iterator[Question]], count: int, split: str) -> list
         if repeats == 1_000:  # nearly everything that can be asked has been
             break
     raise ValueError(
-        f"dataset: only {len(seen)} different {split} questions exist, {count} wanted; raise num_people or the number of "
-        f"{split} countries, or lower num_{split}_questions"
+        f"dataset: only {len(seen)} different {split} questions exist, {count} wanted; raise num_people or the number "
+        f"of {split} countries, or lower num_{split}_questions"
     )
 
 

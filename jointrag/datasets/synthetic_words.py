@@ -112,50 +112,55 @@ RELATIONS = (
     ),
 )
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 COUNTRIES = (
-    ("North", "South", "East", "West", "Greater", "Inner", "Outer", "Central"),
-    tuple(
-        "Varia Lumen Ostrava Kelmar Norland Sundel Breva Tarn Ilvia Mordan Quell Zephia Arken Dolmen Fenria Halvor "
-        "Jorvia Lethe Pontis Rhune".split()
+    _words("North South East West Greater Inner Outer Central"),
+    _words(
+        "Varia Lumen Ostrava Kelmar Norland Sundel Breva Tarn Ilvia Mordan Quell Zephia Arken Dolmen Fenria "
+        "Halvor Jorvia Lethe Pontis Rhune"
     ),
 )
 CITIES = (
-    tuple("Port New Old Upper Lower Saint Fort Lake Mount Castle Bad Alt Villa Cape".split()),
-    tuple(
-        "Ardel Benno Carrow Delft Ember Fallow Garron Hale Iver Jarrow Kestrel Lorne Marrow Nevin Orlan Pell Quarry Rusk "
-        "Selby Thorne Ulver Vance Wick Yarrow Zorin Alder Bracken Corvin Dunmore Elstow Fenn Gorst Heddon Islay Jura "
-        "Kinver Luton Mellor Norby Oster".split()
+    _words("Port New Old Upper Lower Saint Fort Lake Mount Castle Bad Alt Villa Cape"),
+    _words(
+        "Ardel Benno Carrow Delft Ember Fallow Garron Hale Iver Jarrow Kestrel Lorne Marrow Nevin Orlan Pell "
+        "Quarry Rusk Selby Thorne Ulver Vance Wick Yarrow Zorin Alder Bracken Corvin Dunmore Elstow Fenn Gorst "
+        "Heddon Islay Jura Kinver Luton Mellor Norby Oster"
     ),
 )
 COMPANIES = (
-    tuple(
-        "Acker Bolder Cranex Dorian Elmar Fenwick Gorman Hexal Inver Jolt Krona Lyra Morrow Nexus Optima Pravda Quanta "
-        "Rivet Sterla Tessera Umbra Vector Wexler Xenon Ypsil Zander Arbor Borea Calyx Drava Eolia Fabrix Gantry Helio "
-        "Isomer Juno".split()
+    _words(
+        "Acker Bolder Cranex Dorian Elmar Fenwick Gorman Hexal Inver Jolt Krona Lyra Morrow Nexus Optima Pravda "
+        "Quanta Rivet Sterla Tessera Umbra Vector Wexler Xenon Ypsil Zander Arbor Borea Calyx Drava Eolia Fabrix "
+        "Gantry Helio Isomer Juno"
     ),
-    tuple(
-        "Works Group Union Brothers Holdings Partners Systems Trading Industries Associates Ventures Labs Concern Combine "
-        "Society Limited".split()
+    _words(
+        "Works Group Union Brothers Holdings Partners Systems Trading Industries Associates Ventures Labs Concern "
+        "Combine Society Limited"
     ),
 )
 FILMS = (
-    tuple(
-        "Silent Golden Broken Hidden Distant Crimson Frozen Burning Endless Lonely Secret Savage Gentle Hollow Bitter "
-        "Electric Paper Velvet Midnight Winter Summer Forgotten Stolen Wild".split()
+    _words(
+        "Silent Golden Broken Hidden Distant Crimson Frozen Burning Endless Lonely Secret Savage Gentle Hollow "
+        "Bitter Electric Paper Velvet Midnight Winter Summer Forgotten Stolen Wild"
     ),
-    tuple(
-        "Harbor River Garden Mirror Letter Bridge Forest Island Window Empire Shadow Season Journey Promise Voyage Dance "
-        "Kingdom Station Orchard Desert Lantern Carousel Signal Meadow".split()
+    _words(
+        "Harbor River Garden Mirror Letter Bridge Forest Island Window Empire Shadow Season Journey Promise "
+        "Voyage Dance Kingdom Station Orchard Desert Lantern Carousel Signal Meadow"
     ),
 )
-FIRST_NAMES = tuple(
-    "Anna Bruno Clara Dario Elsa Felix Greta Hugo Irma Jonas Karla Luis Mina Nils Olga Pavel Quinn Rosa Stefan Tilda Urban "
-    "Vera Walter Xenia Yusuf Zelda Amir Bianca Cyril Diana Emil Fiona".split()
+FIRST_NAMES = _words(
+    "Anna Bruno Clara Dario Elsa Felix Greta Hugo Irma Jonas Karla Luis Mina Nils Olga Pavel Quinn Rosa "
+    "Stefan Tilda Urban Vera Walter Xenia Yusuf Zelda Amir Bianca Cyril Diana Emil Fiona"
 )
-LAST_NAMES = tuple(
-    "Abel Berg Conti Dahl Eklund Farkas Grimm Holm Ivanov Jansen Keller Lindt Moreau Novak Olsen Petrov Quist Ricci Sato "
-    "Tanner Ueda Vogel Weiss Xu Young Zeller Adler Blanc Cruz Dietz Engel Fuchs Gallo Haas Iqbal Jung Kraus Lopez Mayer "
-    "Nagy Ortiz Pohl Reyes Stern Toth Unger Varga Wolf Ames Boyd Cole Dunn".split()
+LAST_NAMES = _words(
+    "Abel Berg Conti Dahl Eklund Farkas Grimm Holm Ivanov Jansen Keller Lindt Moreau Novak Olsen Petrov Quist "
+    "Ricci Sato Tanner Ueda Vogel Weiss Xu Young Zeller Adler Blanc Cruz Dietz Engel Fuchs Gallo Haas Iqbal "
+    "Jung Kraus Lopez Mayer Nagy Ortiz Pohl Reyes Stern Toth Unger Varga Wolf Ames Boyd Cole Dunn"
 )
-PROFESSIONS = tuple("violinist painter surgeon pilot lawyer chemist poet baker engineer judge".split())
+PROFESSIONS = _words("violinist painter surgeon pilot lawyer chemist poet baker engineer judge")
 PRODUCTS = ("glass maker", "paper maker", "clock maker", "carpet maker")

@@ -67,7 +67,9 @@ class TestSelector:
 
     def test_none_is_a_valid_choice(self):
         episode, penalty = self.agent.read(EPISODE, "")
-        assert episode.selected == () and episode.passages == () and penalty == 0
+        assert episode.selected == ()
+        assert episode.passages == ()
+        assert penalty == 0
 
     @pytest.mark.parametrize("response", ["Document0,Document0", "Document7", "the first one", "Document1,,Document2"])
     def test_bad_lists_cost_the_penalty(self, response):
@@ -83,7 +85,8 @@ class TestGenerator:
     def test_reads_the_selected_passages_only(self):
         selected, _ = TestSelector.agent.read(EPISODE, "Document1")
         content = self.agent.prompt(selected).content
-        assert "Text 1." in content and "Text 0." not in content
+        assert "Text 1." in content
+        assert "Text 0." not in content
 
     def test_reads_all_candidates_without_a_selector(self):
         assert all(p.text in self.agent.prompt(EPISODE).content for p in PASSAGES)

@@ -8,7 +8,6 @@ from jointrag.generation import (
     GREEDY,
     Sampling,
     batches_by_length,
-    decoder_and_head,
     encode_prompt,
     encode_response,
 )
@@ -66,7 +65,8 @@ def test_restricted_responses_are_valid_lists(lm):
     completions = lm.generate(prompts, 12, Sampling(1.0, torch.Generator().manual_seed(0)))
     for completion in completions:
         items = [item.strip() for item in completion.text.split(",")] if completion.text else []
-        assert set(items) <= set(CHOICES) and len(set(items)) == len(items)
+        assert set(items) <= set(CHOICES)
+        assert len(set(items)) == len(items)
         assert completion.response_ids[-1] == lm.tokenizer.eos_token_id
     assert len({completion.text for completion in completions}) > 5  # free to choose within the restriction
 

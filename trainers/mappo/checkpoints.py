@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ def save(folder: Path, progress: Progress, policy: Any, optimizer: torch.optim.O
     path = folder / f"step-{progress.step:06d}.pt"
     aside = path.with_suffix(".tmp")
     torch.save(state, aside)
-    os.replace(aside, path)
+    aside.replace(path)
     for old in _steps(folder)[:-keep]:
         old.unlink()
 

@@ -9,8 +9,8 @@
         adapt the KL coefficient
 
 Departs from the paper's code where that trained another policy than it sampled: log-probabilities here know the
-selector's restriction and the temperature, no dropout, every question is used. The critic is linear and does not move the
-shared trunk.
+selector's restriction and the temperature, dropout is off, every question is used. The critic is linear and does not
+move the shared trunk.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def train(
     seed: int,
     out: Path,
     device: str = "auto",
-    tracker: Tracker = NoTracker(),
+    tracker: Tracker = NoTracker(),  # noqa: B008 - it holds no state
 ) -> dict[str, float]:
     """Train all agents jointly from the warm start; write `out`/model and `out`/history.jsonl (a line per step).
 
@@ -88,7 +88,7 @@ def run(
     *,
     seed: int,
     out: Path,
-    tracker: Tracker = NoTracker(),
+    tracker: Tracker = NoTracker(),  # noqa: B008 - it holds no state
 ) -> Progress:
     """The loop itself, on a policy in memory and any retriever."""
     optimizer = torch.optim.AdamW(
@@ -170,13 +170,10 @@ def update(
             count = sum(len(rollout.turns[i].response_ids) for i in rows)
             optimizer.zero_grad()
             for part in batches_by_length([num_tokens(rollout.turns[i]) for i in rows], config.tokens_per_forward):
-                losses = _losses(config, policy, rollout, [rows[i] for i in part])
-                objective = config.value_coefficient * losses["value_loss"]
-                if trains_policy:
-                    objective = objective + losses["policy_loss"]
-                (objective / count).backward()
-                for name, value in losses.items():
-                    totals[name] += (value.item() if isinstance(value, torch.Tensor) else value) / count
+                loss, sums = _losses(config, policy, rollout, [rows[i] for i in part], trains_policy)
+                (loss / count).backward()
+                for name, total in sums.items():
+                    totals[name] += total / count
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
             optimizer.step()
             totals["grad_norm"] += float(norm)
@@ -184,8 +181,10 @@ def update(
     return {f"mappo/{name}": total / num_updates for name, total in totals.items()}
 
 
-def _losses(config: MappoConfig, policy: Policy, rollout: Rollout, rows: list[int]) -> dict[str, torch.Tensor | float]:
-    """Sums over the response tokens of these turns."""
+def _losses(
+    config: MappoConfig, policy: Policy, rollout: Rollout, rows: list[int], trains_policy: bool
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss of these turns and its parts, all summed over their response tokens."""
     where = rollout.mask[rows] > 0
     device = policy.model.device
     old_logprobs, old_values, advantages, returns = (
@@ -193,10 +192,12 @@ def _losses(config: MappoConfig, policy: Policy, rollout: Rollout, rows: list[in
         for tensor in (rollout.logprobs, rollout.values, rollout.advantages, rollout.returns)
     )
     now = policy.evaluate([rollout.turns[i] for i in rows])
-    loss, metrics = policy_loss(now.logprobs, old_logprobs, advantages, config.clip_range)
-    return {
-        "policy_loss": loss,
-        "value_loss": value_loss(now.values, old_values, returns, config.value_clip_range),
+    actor, metrics = policy_loss(now.logprobs, old_logprobs, advantages, config.clip_range)
+    critic = value_loss(now.values, old_values, returns, config.value_clip_range)
+    loss = config.value_coefficient * critic + (actor if trains_policy else 0.0)
+    return loss, {
+        "policy_loss": actor.item(),
+        "value_loss": critic.item(),
         "entropy": now.entropies.sum().item(),
         **metrics,
     }

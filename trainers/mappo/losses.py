@@ -48,7 +48,7 @@ def k3(log_ratios: torch.Tensor) -> torch.Tensor:
 def adapt_kl_coefficient(
     coefficient: float, kl: float, target: float, floor: float, num_samples: int, horizon: int = 10_000
 ) -> float:
-    """The adaptive controller of Ziegler et al. (2019): up when `kl` is above `target`, down below, never under `floor`.
+    """The adaptive controller of Ziegler et al. (2019): up when `kl` is above `target`, down below, at least `floor`.
 
     The relative error is cut to ±0.2; `horizon` is the number of samples over which the coefficient may change e-fold
     at an error of 1.

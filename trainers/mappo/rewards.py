@@ -23,7 +23,7 @@ def token_rewards(
     final: torch.Tensor, log_ratios: torch.Tensor, mask: torch.Tensor, kl_coefficient: float
 ) -> torch.Tensor:
     """Rewards [turns, tokens]: -kl_coefficient * log(policy / reference) at every token, plus `final` [turns] (answer
-    reward and penalty) at the last one. `mask` [turns, tokens] is 1 on response tokens, which come first in each row."""
+    reward and penalty) at the last one. `mask` [turns, tokens] is 1 on response tokens; they come first in each row."""
     rewards = -kl_coefficient * log_ratios * mask
     last = mask.sum(1).long() - 1
     rewards[torch.arange(len(final)), last] += final

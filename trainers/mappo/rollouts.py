@@ -14,21 +14,14 @@ from trainers.mappo.rewards import token_rewards
 
 
 def questions_of_step(questions: Sequence[Question], step: int, count: int, seed: int) -> list[Question]:
-    """The `count` questions of a step. Every epoch is a new order of all of them; a batch may span two epochs, so none is
+    """The `count` questions of a step. Every epoch is a new order of all of them; a batch may span epochs, so none is
     ever dropped. Depends on its arguments alone: a resumed run asks what an uninterrupted one would have."""
-    chosen = []
-    for i in range(step * count, (step + 1) * count):
-        epoch, position = divmod(i, len(questions))
-        chosen.append(questions[int(_order(len(questions), epoch, seed)[position])])
+    chosen: list[Question] = []
+    while len(chosen) < count:
+        epoch, position = divmod(step * count + len(chosen), len(questions))
+        order = np.random.default_rng([seed, epoch]).permutation(len(questions))
+        chosen += [questions[i] for i in order[position : position + count - len(chosen)]]
     return chosen
-
-
-def _order(length: int, epoch: int, seed: int, _cache: dict[tuple[int, int, int], np.ndarray] = {}) -> np.ndarray:  # noqa: B006
-    key = (length, epoch, seed)
-    if key not in _cache:
-        _cache.clear()
-        _cache[key] = np.random.default_rng([seed, epoch]).permutation(length)
-    return _cache[key]
 
 
 @dataclass(frozen=True)
