@@ -50,7 +50,7 @@ def main(flow: str, description: str | None, arguments: Sequence[str] | None = N
 
 
 def _run(flow: str, parameters: dict[str, Any]) -> int:
-    from flows.local_services import connected
+    from flows.connection import connected
 
     try:
         with connected() as server:

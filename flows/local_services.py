@@ -3,8 +3,7 @@
     python -m flows.local_services up --prefect-port 4200 --mlflow-port 5000
     python -m flows.local_services down
 
-Everything they write is below runs/services/. `connected` is for flows started from the command line: it uses these
-services where they are up, and otherwise a Prefect server of its own that lives as long as the flow.
+Everything they write is below runs/services/.
 """
 
 from __future__ import annotations
@@ -19,11 +18,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from filelock import FileLock
 
@@ -31,6 +28,7 @@ from jointrag.jsonl import write_atomically
 from jointrag.preflight import port_is_free
 
 ROOT = Path(__file__).resolve().parents[1]
+SERVICES = ROOT / "runs" / "services"
 HOST = "127.0.0.1"
 POOL = "local"
 START_S = 120.0
@@ -183,31 +181,6 @@ class Services:
             time.sleep(0.2)
 
 
-@contextmanager
-def connected(folder: Path = ROOT / "runs" / "services") -> Iterator[Literal["given", "kept", "temporary"]]:
-    """Point Prefect and MLflow at servers, before they are imported.
-
-    "given": PREFECT_API_URL was set. "kept": the local services are up. "temporary": neither; a Prefect server runs
-    until the block ends, and MLflow is used only if MLFLOW_TRACKING_URI or tracking.mlflow_uri says where.
-    """
-    services = Services(folder)
-    # our own handler prints the progress; Prefect's engine would print every line a second time
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    if "PREFECT_API_URL" in os.environ:
-        yield "given"
-        return
-    running = services.running()
-    if {"prefect", "mlflow"} <= set(running):
-        _set(services.environment(running["prefect"].port, running["mlflow"].port))
-        yield "kept"
-        return
-    from flows.temporary_server import temporary_server
-
-    with temporary_server(services) as environment:
-        _set(environment)
-        yield "temporary"
-
-
 def answers(url: str) -> bool:
     """Whether a GET request succeeds."""
     try:
@@ -240,30 +213,38 @@ def _prefect(*arguments: str, env: dict[str, str]) -> str:
 
 
 def _stop(service: Service) -> None:
+    """End the service and every process it started."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(service.pid, number)
         except ProcessLookupError:
             return
         deadline = time.monotonic() + STOP_S
-        while service.alive and time.monotonic() < deadline:
+        while (left := group_members(service.pid)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        if not service.alive:
+        if not left:
             return
+
+
+def group_members(group: int) -> list[int]:
+    """The live processes of a process group."""
+    pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if (fields := _stat(pid)) and int(fields[2]) == group]
 
 
 def _start_time(pid: int) -> str:
     """The kernel's start time of a live process; "" when there is none."""
+    fields = _stat(pid)
+    return fields[19] if fields else ""
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat after the name: state, parent, group …; None for what is not alive."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return ""
-    return "" if fields[0] == "Z" else fields[19]
-
-
-def _set(environment: dict[str, str]) -> None:
-    for name, value in environment.items():
-        os.environ.setdefault(name, value)
+        return None
+    return None if fields[0] == "Z" else fields
 
 
 def _tail(log: Path, num_lines: int = 15) -> str:
@@ -275,7 +256,7 @@ def main() -> int:
     parser.add_argument("action", choices=["up", "deploy", "down"])
     parser.add_argument("--prefect-port", type=int, default=4200)
     parser.add_argument("--mlflow-port", type=int, default=5000)
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "services", help="data, logs and pids")
+    parser.add_argument("--folder", type=Path, default=SERVICES, help="data, logs and pids")
     given = parser.parse_args()
     services = Services(given.folder.resolve())
     try:

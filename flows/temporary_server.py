@@ -12,21 +12,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-if TYPE_CHECKING:
-    from flows.local_services import Services
-
-START_S = 120.0
+from flows.local_services import HOST, START_S, ServiceError, Services, answers
 
 
 @contextmanager
 def temporary_server(services: Services) -> Iterator[dict[str, str]]:
     """Start one on a free port; yields the environment that points at it. Its records stay in the services' folder."""
-    from flows.local_services import HOST, ServiceError, answers
-
     services.folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind((HOST, 0))

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
-from flows.local_services import ROOT, Services
+from flows.local_services import SERVICES, Services
 
 POLL_S = 1.0
 OURS = ("flows", "tasks", "trainers", "retrieval_server", "evaluation", "jointrag")
@@ -109,7 +109,7 @@ def _page() -> str:
 def _connect() -> None:
     if "PREFECT_API_URL" in os.environ:
         return
-    services = Services(ROOT / "runs" / "services")
+    services = Services(SERVICES)
     running = services.running()
     if not {"prefect", "mlflow", "worker"} <= set(running):
         raise SystemExit("error: the local services are not up; start them with: make up deploy")

@@ -60,7 +60,7 @@ def toy(prefect_environment: dict[str, str], tmp_path: Path) -> Iterator[Toy]:
         temporary_settings,
     )
 
-    changes = {
+    changes: dict[Any, Any] = {
         PREFECT_API_URL: prefect_environment["PREFECT_API_URL"],
         PREFECT_HOME: prefect_environment["PREFECT_HOME"],
         PREFECT_LOCAL_STORAGE_PATH: str(tmp_path / "results"),

@@ -1,0 +1,62 @@
+"""The whole pipeline at its smallest, from the command line and without servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from flows.full_pipeline import CHAIN
+
+ROOT = Path(__file__).parents[2]
+
+
+def pipeline(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    environment |= {"PREFECT_HOME": str(workspace / "prefect"), "MLFLOW_TRACKING_URI": ""}
+    command = [sys.executable, "-m", "flows.full_pipeline", "--preset", "smoke", "--set", f"workspace={workspace}"]
+    return subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+    )
+
+
+def test_smoke(tmp_path: Path) -> None:
+    first = pipeline(tmp_path)
+    assert first.returncode == 0, first.stderr
+    for number, stage in enumerate(CHAIN, 1):
+        assert f"[{number}/{len(CHAIN)}] {stage:<10} " in first.stderr
+    assert "finished earlier" not in first.stderr
+    assert "Joint training" in first.stderr
+    assert "Error" not in first.stderr
+
+    (scores,) = tmp_path.glob("runs/evaluate/*/scores.json")
+    assert set(json.loads(scores.read_text())["systems"]) == {"warm_start", "mappo", "control"}
+    (report,) = tmp_path.glob("runs/report/*/report.html")
+    assert f"report  {report}" in first.stderr
+    assert not list(tmp_path.glob("*/*/*.partial"))
+    assert processes_in(tmp_path) == []
+
+    again = pipeline(tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("finished earlier") == len(CHAIN) - 1
+    assert "serve      not needed" in again.stderr
+
+    changed = pipeline(tmp_path, "--set", "report.num_examples=2", "--force", "agent_data")
+    assert changed.returncode == 0, changed.stderr
+    rerun = [line.split()[1] for line in changed.stderr.splitlines() if line.startswith("[") and " s" in line[15:24]]
+    assert rerun == ["serve", "agent_data", "report"]
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Command lines and working directories of processes that still have to do with `folder`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in words:
+            found.append(words)
+    return found
