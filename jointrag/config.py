@@ -230,7 +230,7 @@ class WarmStartConfig(Section):
     """Before that: epochs over the reading examples (models from scratch)."""
     reading_learning_rate: PositiveFloat = 2e-3
     prompt_loss_weight: Share = 0.0
-    """Weight of the mean loss on prompt tokens beside that on response tokens: helps a model from scratch."""
+    """What a prompt token counts in the loss; a response token counts 1. Helps a model from scratch learn to copy."""
     batch_size: PositiveInt = 32
     gradient_accumulation: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-4

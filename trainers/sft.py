@@ -1,8 +1,9 @@
-"""trl's SFTTrainer with the losses of prompt and response apart, and its log lines in our words."""
+"""trl's SFTTrainer with a weight for prompt tokens, and its log lines in our words."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -33,8 +34,8 @@ def collate(rows: list[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
     }
 
 
-class ResponseTrainer(SFTTrainer):
-    """Mean cross-entropy of the response tokens, plus `prompt_loss_weight` times that of the prompt tokens.
+class WeightedSFTTrainer(SFTTrainer):
+    """Cross-entropy averaged over the tokens, where a prompt token counts `prompt_loss_weight` and a response token 1.
 
     Logits are computed only where a loss is.
     """
@@ -52,15 +53,13 @@ class ResponseTrainer(SFTTrainer):
         labels = inputs.pop("labels")[:, 1:]
         decoder, head = decoder_and_head(self.accelerator.unwrap_model(model))
         hidden = decoder(**inputs, use_cache=False).last_hidden_state[:, :-1]
-
-        logits = head(hidden[is_response]).float()  # [response tokens, vocabulary]
-        loss = cross_entropy(logits, labels[is_response])
-        right = (logits.argmax(-1) == labels[is_response]).float().mean()
+        counted = is_response if self.prompt_loss_weight == 0 else labels != -100
+        logits = head(hidden[counted]).float()  # [counted tokens, vocabulary]
+        weights = torch.where(is_response[counted], 1.0, self.prompt_loss_weight)
+        right = (logits.argmax(-1) == labels[counted])[is_response[counted]].float().mean()
         self._metrics["train"]["mean_token_accuracy"].append(right.item())
-        if self.prompt_loss_weight > 0:
-            is_prompt = ~is_response & (labels != -100)
-            loss = loss + self.prompt_loss_weight * cross_entropy(head(hidden[is_prompt]).float(), labels[is_prompt])
-        return loss / self.current_gradient_accumulation_steps
+        losses = cross_entropy(logits, labels[counted], reduction="none")
+        return (losses * weights).sum() / weights.sum() / self.current_gradient_accumulation_steps
 
 
 class MovingAverage(TrainerCallback):
@@ -80,6 +79,8 @@ class MovingAverage(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
+            if logs and math.isnan(self.loss):  # a run too short for a log line: its mean loss
+                self.loss = float(logs.get("train_loss", math.nan))
             return
         self.loss = float(logs["loss"])
         names = {"loss": "loss", "learning_rate": "learning_rate", "mean_token_accuracy": "token_accuracy"}

@@ -168,9 +168,10 @@ def fit(
     """Train `llm` in place. Returns {phase/loss, phase/examples, phase/train_seconds}."""
     import torch
     from datasets import Dataset
+    from transformers import PrinterCallback
     from trl.trainer.sft_config import SFTConfig
 
-    from trainers.sft import MovingAverage, ResponseTrainer, collate
+    from trainers.sft import MovingAverage, WeightedSFTTrainer, collate
 
     rows = []
     for example in examples:
@@ -179,7 +180,7 @@ def fit(
         rows.append({"input_ids": prompt + response, "prompt_length": len(prompt)})
     on_gpu = llm.device.type == "cuda"
     watch = MovingAverage(phase.name, tracker, phase.max_seconds)
-    trainer = ResponseTrainer(
+    trainer = WeightedSFTTrainer(
         model=llm,
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(rows),
@@ -208,6 +209,7 @@ def fit(
         ),
     )
     trainer.prompt_loss_weight = phase.prompt_loss_weight
+    trainer.remove_callback(PrinterCallback)
     started = time.perf_counter()
     trainer.train()
     return {

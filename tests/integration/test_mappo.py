@@ -53,11 +53,11 @@ def test_the_reference_does_not_move_with_the_policy(tmp_path):
 
 
 def test_training_raises_the_reward(tmp_path):
-    """Answers are single words: a random model has to find out which; a constant answer gives 0.2 at most."""
+    """Answers are single words: a random model has to find out which; no constant answer gives more than 0.2."""
     generator_only = build_chain(AGENTS.model_copy(update={"chain": ("generator",)}))
     config = CONFIG.model_copy(
         update={
-            "num_steps": 40,
+            "num_steps": 80,
             "questions_per_step": 40,
             "minibatch_episodes": 20,
             "learning_rate": 3e-3,
@@ -68,7 +68,7 @@ def test_training_raises_the_reward(tmp_path):
     run(config, generator_only, policy, QUESTIONS, [], FixedRetriever(), seed=0, out=tmp_path)
     rewards = [json.loads(line)["mappo/reward"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert sum(rewards[:5]) / 5 < 0.15
-    assert sum(rewards[-5:]) / 5 > 0.18, rewards
+    assert sum(rewards[-5:]) / 5 > 0.22, rewards
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):

@@ -101,6 +101,8 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     history = out / "history.jsonl"
     progress = resume(out / "checkpoints", history, policy, optimizer, Progress(kl_coefficient=config.kl_coefficient))
+    if progress.step == 0 and config.dev_every and dev:
+        _record({"dev/f1": dev_score(dev, chain, retriever, policy)}, 0, history, tracker)
     said = time.monotonic()
     for step in range(progress.step, config.num_steps):
         started = time.monotonic()
@@ -138,11 +140,8 @@ def run(
             )
         progress = Progress(step + 1, progress.train_seconds + ended - started, coefficient)
         if config.dev_every and dev and (step + 1) % config.dev_every == 0:
-            scores = answer_rewards(answer(dev, chain, retriever, policy.lm, GREEDY), "f1")
-            metrics["dev/f1"] = float(np.mean(scores))
-        with history.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step + 1, **metrics}) + "\n")
-        tracker.log_metrics(metrics, step + 1)
+            metrics["dev/f1"] = dev_score(dev, chain, retriever, policy)
+        _record(metrics, step + 1, history, tracker)
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.num_steps:
             save(out / "checkpoints", progress, policy, optimizer)
         if time.monotonic() - said >= LOG_EVERY_S or step + 1 == config.num_steps:
@@ -201,6 +200,17 @@ def _losses(
         "entropy": now.entropies.sum().item(),
         **metrics,
     }
+
+
+def dev_score(dev: list[Question], chain: Chain, retriever: Retriever, policy: Policy) -> float:
+    """Mean F1 of greedy answers to the dev questions."""
+    return float(np.mean(answer_rewards(answer(dev, chain, retriever, policy.lm, GREEDY), "f1")))
+
+
+def _record(metrics: dict[str, float], step: int, history: Path, tracker: Tracker) -> None:
+    with history.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, **metrics}) + "\n")
+    tracker.log_metrics(metrics, step)
 
 
 def _set_learning_rates(optimizer: torch.optim.Optimizer, config: MappoConfig, step: int) -> None:
