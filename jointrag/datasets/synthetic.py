@@ -5,8 +5,9 @@ known parts, so a reader has to look the answer up. One-hop questions ask for on
 about somebody who is only described ("the violinist from North Varia who directed Silent Harbor"): one passage says who
 that is, another one holds the answer, and several people fit half of the description.
 
-Source countries are for retriever training and the warm start. Target, dev and test countries are another domain: one
-in three phrasings is new, more questions are bridges, and some pairs of facts are never asked for together in a source.
+Source countries are for retriever training and the warm start. Target, dev and test countries are another domain: half
+of what is told and asked there is phrased in a way that is rare in the source, more questions are bridges, and some
+pairs of facts are never asked for together in a source.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from jointrag.jsonl import write_jsonl
 from jointrag.types import Passage, Question
 
 NUM_CITIES = 6
-PHRASINGS = {"source": (0, 1), "target": (1, 2)}
+PHRASINGS = {"source": (0.5, 0.4, 0.1), "target": (0.0, 0.5, 0.5)}  # how often each of a relation's three is used
 SOURCE_NEVER_ASKS = {("mayor", "born"), ("mayor", "works"), ("star", "lives"), ("founder", "works")}
 
 
@@ -97,7 +98,7 @@ def make_country(names: Names, domain: str, num_people: int, prefix: str, rng: n
         for subject in entities[relation.subject]:
             candidates = [e for e in entities[relation.object] if e is not subject]
             target = candidates[rng.integers(len(candidates))]
-            phrasing = relation.facts[rng.choice(PHRASINGS[domain])]
+            phrasing = relation.facts[rng.choice(3, p=PHRASINGS[domain])]
             text = phrasing.format(s=subject.name, d=subject.descriptor, o=target.name)
             facts.append(Fact(relation, subject, target, Passage(f"{prefix}-{len(facts)}", "", text)))
     return facts
@@ -123,7 +124,7 @@ def ask(facts: list[Fact], domain: str, bridge_share: float, rng: np.random.Gene
         if domain == "target" or (first.relation.name, relation.name) not in SOURCE_NEVER_ASKS
     ]
     while True:
-        phrasing = rng.choice(PHRASINGS[domain])
+        phrasing = rng.choice(3, p=PHRASINGS[domain])
         if rng.random() < bridge_share:
             yield _bridge_question(*bridges[rng.integers(len(bridges))], phrasing)
         else:

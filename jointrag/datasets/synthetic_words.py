@@ -1,6 +1,6 @@
 """The words of the made-up countries: parts of names, and how each relation is told and asked for.
 
-Phrasings 0 and 1 belong to source countries, 1 and 2 to target countries (see jointrag/datasets/synthetic.py).
+Phrasing 0 is the source countries' own; 2 is rare there and common in target countries.
 """
 
 from __future__ import annotations
