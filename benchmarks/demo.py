@@ -69,6 +69,7 @@ def run(preset: str, seed: int, overrides: list[str]) -> dict[str, Any]:
     manifest = json.loads((report / "manifest.json").read_text(encoding="utf-8"))
     scores = Scores.read(Path(manifest["inputs"]["evaluation"]["path"]) / "scores.json")
     difference = scores.comparison("mappo", "warm_start")
+    assert difference is not None
     return {
         "seed": seed,
         "num_questions": scores.num_questions,
