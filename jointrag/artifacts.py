@@ -168,7 +168,7 @@ def produce(
     """
     final = recipe.path(workspace)
     final.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(final.with_suffix(".lock"), f"{recipe.stage}: another run is making the same output; waiting for it"):
+    with _locked(_beside(final, "lock"), f"{recipe.stage}: another run is making the same output; waiting for it"):
         if not force and (finished := find(recipe, workspace)):
             return finished
         with writing(final.with_suffix(".partial")):  # a process of a run that was just killed may still be ending
@@ -189,7 +189,7 @@ def produce(
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
     """Held by the process that writes into `out`, so that nobody else begins while it lives."""
-    with _locked(out.with_suffix(".writing"), f"waiting for a process that still writes to {out}"):
+    with _locked(_beside(out, "writing"), f"waiting for a process that still writes to {out}"):
         yield
 
 
@@ -261,6 +261,10 @@ def _git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None  # not a checkout
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.stem}.{what}")
 
 
 @contextmanager

@@ -90,9 +90,9 @@ def _in_a_process(call: Call, spec: child.Spec, stage: str) -> dict[str, float]:
             )
         except supervisor.CommandFailed as error:
             told = json.loads(outcome.read_text(encoding="utf-8"))["error"] if outcome.exists() else None
-            tail = "" if told else "".join(f"\n    {line}" for line in error.lines)
-            reason = call.failed() or told or str(error)
-            raise StageFailed(f"{stage}: {reason}{tail}") from None
+            reason = call.failed() or told
+            tail = "" if reason else "".join(f"\n    {line}" for line in error.lines)
+            raise StageFailed(f"{stage}: {reason or error}{tail}") from None
         return json.loads(outcome.read_text(encoding="utf-8"))["metrics"]
 
 

@@ -154,7 +154,14 @@ class Run:
         uri = self.pipeline.uri if self.pipeline else None
 
         def make(out: Path) -> dict[str, float]:
-            return execute(call, inputs, out, stage.name, uri, child)
+            try:
+                return execute(call, inputs, out, stage.name, uri, child)
+            except StageFailed as error:
+                if stage.resumable:
+                    raise StageFailed(
+                        f"{error}\nwhat it wrote is kept in {out}; run it again to go on from there"
+                    ) from None
+                raise
 
         try:
             artifact = artifacts.produce(recipe, workspace, make, force=forced, run_id=self.id, tracking_id=child)

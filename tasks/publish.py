@@ -1,0 +1,40 @@
+"""The results where people look for them: the console, the Prefect run's page, the MLflow parent run."""
+
+from __future__ import annotations
+
+import logging
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from evaluation import tables
+from evaluation.scores import Scores
+from jointrag.artifacts import Artifact
+from tasks.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+def show_scores(run: Run, evaluation: Artifact) -> None:
+    """The table of results, printed and on the Prefect page."""
+    scores = Scores.read(evaluation.path / "scores.json")
+    table = tables.results(scores)
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    create_table_artifact(key="results", table=rows, description=tables.headline(scores))
+    for line in ["", *tables.results_table(scores.model_dump()).splitlines(), ""]:
+        logger.info("%s", line)
+    logger.info("scores  %s", evaluation.path / "scores.json")
+    if run.pipeline and (address := run.pipeline.address()):
+        logger.info("MLflow  %s", address)
+
+
+def publish(run: Run, evaluation: Artifact, report: Artifact) -> str:
+    """The report as a Prefect artifact and in MLflow, the table on the console. Returns the path of report.html."""
+    create_markdown_artifact(key="report", markdown=(report.path / "report.md").read_text(encoding="utf-8"))
+    if run.pipeline:
+        for name in ("report.md", "report.html"):
+            run.pipeline.run.log_artifact(report.path / name, "report")
+        run.pipeline.run.log_artifact(evaluation.path / "scores.json", "report")
+    show_scores(run, evaluation)
+    page = str(report.path / "report.html")
+    logger.info("report  %s", page)
+    return page
