@@ -67,24 +67,25 @@ def label(questions: Sequence[Question], chain: Chain, retriever: Retriever) -> 
         batch = questions[start : start + QUESTIONS_PER_REQUEST]
         episodes = [Episode(q, sub_questions=(q.sub_questions if rewrites else ()) or (q.text,)) for q in batch]
         for episode in retrieve(episodes, retriever, chain.num_candidates):
-            selected = select(episode.question, episode.candidates) if selects else None
+            selected = select(episode.question, episode.sub_questions, episode.candidates) if selects else None
             yield replace(episode, selected=selected, answer=episode.question.answers[0])
 
 
-def select(question: Question, candidates: Sequence[Passage]) -> tuple[int, ...]:
-    """Weak selector label: the passages that contain an answer, and the one that shares most words with the question.
-
-    Yes and no are in no passage: there, the two passages that share most words. Positions in ascending order.
-    """
-    words = set(normalize(question.text).split())
-    overlap = [len(words & set(normalize(p.contents).split())) for p in candidates]
-    best = sorted(range(len(candidates)), key=lambda i: (-overlap[i], i))
+def select(question: Question, sub_questions: Sequence[str], candidates: Sequence[Passage]) -> tuple[int, ...]:
+    """Weak selector label: the passages that contain an answer, and for each sub-question the one that shares most words
+    with it. Yes and no are in no passage: there, only the latter. Positions in ascending order."""
+    texts = [f" {normalize(p.contents)} " for p in candidates]
+    closest = {_closest(sub_question, texts) for sub_question in sub_questions if texts}
     answers = [f" {normalize(answer)} " for answer in question.answers]
     if all(answer.strip() in YES_NO for answer in answers):
-        return tuple(sorted(best[:2]))
-    texts = [f" {normalize(p.contents)} " for p in candidates]
+        return tuple(sorted(closest))
     matching = {i for i, text in enumerate(texts) if any(answer in text for answer in answers)}
-    return tuple(sorted(matching | set(best[:1])))
+    return tuple(sorted(matching | closest))
+
+
+def _closest(query: str, texts: Sequence[str]) -> int:
+    words = set(normalize(query).split())
+    return max(range(len(texts)), key=lambda i: (len(words & set(texts[i].split())), -i))
 
 
 def examples(episodes: Iterator[Episode] | Sequence[Episode], chain: Chain) -> Iterator[Example]:
