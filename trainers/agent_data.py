@@ -72,7 +72,7 @@ def label(questions: Sequence[Question], chain: Chain, retriever: Retriever) -> 
 
 
 def select(question: Question, sub_questions: Sequence[str], candidates: Sequence[Passage]) -> tuple[int, ...]:
-    """Weak selector label: the passages that contain an answer, and the one closest to each sub-question by shared words.
+    """Weak selector label: the passages that contain an answer, and the closest to each sub-question by shared words.
     Yes and no are in no passage: there, only the closest ones. Positions in ascending order."""
     texts = [f" {normalize(p.contents)} " for p in candidates]
     closest = {_closest(sub_question, texts) for sub_question in sub_questions if texts}
