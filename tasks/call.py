@@ -17,7 +17,6 @@ from jointrag.artifacts import Artifact
 from tasks import child, supervisor
 
 logger = logging.getLogger(__name__)
-ROOT = Path(__file__).resolve().parents[1]
 QUIET = {  # the libraries' own bars and chatter: a stage reports its progress itself
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -85,7 +84,6 @@ def _in_a_process(call: Call, spec: child.Spec, stage: str) -> dict[str, float]:
                 [sys.executable, "-m", "tasks.child", str(file)],
                 on_line=_report,
                 environment=environment,
-                folder=ROOT,
                 failed=call.failed,
             )
         except supervisor.CommandFailed as error:

@@ -117,7 +117,8 @@ class Run:
         logger.info("[%d/%d] %-10s %s", self.stages.index(stage) + 1, len(self.stages), stage, what)
 
     def _task(self, make: Any, recipe: Recipe, refresh: bool) -> Task[..., Artifact]:
-        key = str(recipe.path(self.config.workspace)).replace("/", "_").lstrip("_")
+        where = artifacts.stage_key(recipe.stage, 0, {"path": str(recipe.path(self.config.workspace))}, {})
+        key = f"{recipe.stage}-{where}"  # per workspace: two of them hold the same output at different paths
         return Task(
             fn=make,
             name=recipe.stage,
