@@ -30,7 +30,7 @@ class SyntheticDataset(Section):
     name: Literal["synthetic"] = "synthetic"
     num_source_countries: PositiveInt = 44
     """Countries for retriever training and the warm start."""
-    num_target_countries: PositiveInt = 8
+    num_target_countries: PositiveInt = 16
     """Countries whose questions and answers (nothing else) MAPPO trains on."""
     num_dev_countries: PositiveInt = 2
     num_test_countries: PositiveInt = 6
@@ -44,7 +44,7 @@ class SyntheticDataset(Section):
     decomposition_share: Share = 0.4
     """Share of source bridge questions that come with sub-questions."""
     num_source_questions: PositiveInt = 12_000
-    num_train_questions: PositiveInt = 2_000
+    num_train_questions: PositiveInt = 6_000
     num_dev_questions: PositiveInt = 200
     num_test_questions: PositiveInt = 1_000
 
