@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import BaseModel
@@ -47,9 +46,16 @@ class Call:
 
 
 def execute(
-    call: Call, inputs: Mapping[str, Any], out: Path, stage: str, tracking_uri: str | None, tracking_id: str | None
+    call: Call,
+    inputs: Mapping[str, Any],
+    *,
+    stage: str,
+    out: Path,
+    folder: Path,
+    tracking_uri: str | None,
+    tracking_id: str | None,
 ) -> dict[str, float]:
-    """Run the function into `out` and return its metrics. Raises StageFailed."""
+    """Run the function into `out` and return its metrics; `folder` is the flow run's own. Raises StageFailed."""
     spec = child.Spec(
         function=call.function,
         out=str(out),
@@ -62,36 +68,36 @@ def execute(
         num_threads=call.num_threads,
     )
     if call.own_process:
-        return _in_a_process(call, spec, stage)
+        return _in_a_process(call, spec, stage, folder)
     try:
         return child.call(spec)
     except Exception as error:
         raise StageFailed(f"{stage}: {child.explain(error)}") from error
 
 
-def _in_a_process(call: Call, spec: child.Spec, stage: str) -> dict[str, float]:
+def _in_a_process(call: Call, spec: child.Spec, stage: str, folder: Path) -> dict[str, float]:
     environment = dict(QUIET)
     if spec.tracking_id:
         environment["MLFLOW_RUN_ID"] = spec.tracking_id
     if spec.num_threads:
         environment["OMP_NUM_THREADS"] = str(spec.num_threads)
-    with TemporaryDirectory(prefix="jointrag-") as folder:
-        file = Path(folder) / "spec.json"
-        file.write_text(child.to_json(spec), encoding="utf-8")
-        outcome = Path(folder) / "outcome.json"
-        try:
-            supervisor.run(
-                [sys.executable, "-m", "tasks.child", str(file)],
-                on_line=_report,
-                environment=environment,
-                failed=call.failed,
-            )
-        except supervisor.CommandFailed as error:
-            told = json.loads(outcome.read_text(encoding="utf-8"))["error"] if outcome.exists() else None
-            reason = call.failed() or told
-            tail = "" if reason else "".join(f"\n    {line}" for line in error.lines)
-            raise StageFailed(f"{stage}: {reason or error}{tail}") from None
-        return json.loads(outcome.read_text(encoding="utf-8"))["metrics"]
+    file = folder / f"{stage}.call.json"  # kept with the run: exactly what was called
+    file.write_text(child.to_json(spec), encoding="utf-8")
+    outcome = child.outcome_of(file)
+    outcome.unlink(missing_ok=True)
+    try:
+        supervisor.run(
+            [sys.executable, "-m", "tasks.child", str(file)],
+            on_line=_report,
+            environment=environment,
+            failed=call.failed,
+        )
+    except supervisor.CommandFailed as error:
+        told = json.loads(outcome.read_text(encoding="utf-8"))["error"] if outcome.exists() else None
+        reason = call.failed() or told
+        tail = "" if reason else "".join(f"\n    {line}" for line in error.lines)
+        raise StageFailed(f"{stage}: {reason or error}{tail}") from None
+    return json.loads(outcome.read_text(encoding="utf-8"))["metrics"]
 
 
 def _report(line: str) -> None:

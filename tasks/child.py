@@ -93,7 +93,7 @@ def main(path: Path) -> int:
         import torch
 
         torch.set_num_threads(spec.num_threads)
-    outcome = path.with_name("outcome.json")
+    outcome = outcome_of(path)
     try:
         with artifacts.writing(Path(spec.out)):
             metrics = call(spec)
@@ -102,6 +102,11 @@ def main(path: Path) -> int:
         return 1
     write_atomically(outcome, json.dumps({"metrics": metrics}))
     return 0
+
+
+def outcome_of(path: Path) -> Path:
+    """The file beside the spec that says how the call ended."""
+    return path.with_suffix(".outcome.json")
 
 
 def explain(error: Exception) -> str:

@@ -156,7 +156,15 @@ class Run:
 
         def make(out: Path) -> dict[str, float]:
             try:
-                return execute(call, inputs, out, stage.name, uri, child)
+                return execute(
+                    call,
+                    inputs,
+                    stage=stage.name,
+                    out=out,
+                    folder=self.folder,
+                    tracking_uri=uri,
+                    tracking_id=child,
+                )
             except StageFailed as error:
                 if stage.resumable:
                     raise StageFailed(
