@@ -81,7 +81,8 @@ def _in_a_process(call: Call, spec: child.Spec, stage: str, folder: Path) -> dic
         environment["MLFLOW_RUN_ID"] = spec.tracking_id
     if spec.num_threads:
         environment["OMP_NUM_THREADS"] = str(spec.num_threads)
-    file = folder / f"{stage}.call.json"  # kept with the run: exactly what was called
+    file = folder / stage / "spec.json"  # kept with the run: exactly what was called
+    file.parent.mkdir(exist_ok=True)
     file.write_text(child.to_json(spec), encoding="utf-8")
     outcome = child.outcome_of(file)
     outcome.unlink(missing_ok=True)

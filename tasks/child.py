@@ -106,7 +106,7 @@ def main(path: Path) -> int:
 
 def outcome_of(path: Path) -> Path:
     """The file beside the spec that says how the call ended."""
-    return path.with_suffix(".outcome.json")
+    return path.with_name("outcome.json")
 
 
 def explain(error: Exception) -> str:
