@@ -38,7 +38,7 @@ def evaluate(
     seed: int,
     out: Path,
     device: str = "auto",
-    tracker: Tracker = NoTracker(),  # noqa: B008 - it holds no state
+    tracker: Tracker = NoTracker(),
 ) -> dict[str, float]:
     """Score `systems` (name → directory holding model/) on the test split of `prepared`.
 

@@ -126,7 +126,6 @@ class ServerConfig(Section):
     batch_window_ms: Annotated[float, Field(ge=0)] = 2.0
     """How long the first query of a batch waits for company."""
     startup_timeout_s: PositiveFloat = 120.0
-    request_timeout_s: PositiveFloat = 60.0
 
 
 # ---- language model and agents ---------------------------------------------------------------------------------------

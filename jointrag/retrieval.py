@@ -112,7 +112,7 @@ class HttpRetriever:
                 if time.monotonic() + pause_s >= deadline:
                     raise RetrieverUnavailable(
                         f"no answer from the retrieval server at {self.url} within {self.timeout_s:g} s ({error}); "
-                        "is it running? Its log says why it stopped; raise server.request_timeout_s if it is only slow"
+                        "is it running? Its log says why it stopped; a larger timeout_s helps if it is only slow"
                     ) from error
             if pause_s == 0.05:
                 logger.warning("retrieval server at %s does not answer; trying for %d s", self.url, self.timeout_s)

@@ -42,7 +42,7 @@ def train(
     seed: int,
     out: Path,
     device: str = "auto",
-    tracker: Tracker = NoTracker(),  # noqa: B008 - it holds no state
+    tracker: Tracker = NoTracker(),
 ) -> dict[str, float]:
     """Train on questions/source.jsonl and write out/model; with config.train off, write the encoder as it is.
 

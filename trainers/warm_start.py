@@ -49,7 +49,7 @@ def train(
     seed: int,
     out: Path,
     device: str = "auto",
-    tracker: Tracker = NoTracker(),  # noqa: B008 - it holds no state
+    tracker: Tracker = NoTracker(),
 ) -> dict[str, float]:
     """Write `out`/model, a transformers folder. Metrics: final losses and seconds per phase."""
     import torch
@@ -85,7 +85,7 @@ def train_control(
     seed: int,
     out: Path,
     device: str = "auto",
-    tracker: Tracker = NoTracker(),  # noqa: B008 - it holds no state
+    tracker: Tracker = NoTracker(),
 ) -> dict[str, float]:
     """Continue the warm start on labelled target questions for as many seconds as MAPPO took. Writes `out`/model."""
     import torch

@@ -54,7 +54,7 @@ def train(
     seed: int,
     out: Path,
     device: str = "auto",
-    tracker: Tracker = NoTracker(),  # noqa: B008 - it holds no state
+    tracker: Tracker = NoTracker(),
 ) -> dict[str, float]:
     """Train all agents jointly from the warm start; write `out`/model and `out`/history.jsonl (a line per step).
 
@@ -88,7 +88,7 @@ def run(
     *,
     seed: int,
     out: Path,
-    tracker: Tracker = NoTracker(),  # noqa: B008 - it holds no state
+    tracker: Tracker = NoTracker(),
 ) -> Progress:
     """The loop itself, on a policy in memory and any retriever."""
     optimizer = torch.optim.AdamW(
