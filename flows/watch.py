@@ -21,6 +21,7 @@ from uuid import UUID
 from flows.local_services import SERVICES, Services
 
 POLL_S = 1.0
+LAST_LINES_S = 2.0
 OURS = ("flows", "tasks", "trainers", "retrieval_server", "evaluation", "jointrag")
 
 
@@ -30,6 +31,7 @@ def follow(flow_run_id: UUID) -> bool:
 
     shown = 0
     last = ""
+    ended_at_s: float | None = None
     with get_client(sync_client=True) as client:
         while True:
             state = client.read_flow_run(flow_run_id).state
@@ -38,11 +40,16 @@ def follow(flow_run_id: UUID) -> bool:
             if name != last and not state.is_running() and not state.is_final():
                 print(f"{name.lower()} …", flush=True)
             last = name
-            for log in _logs(client, flow_run_id, shown):  # read after the state: a final run's log is complete
+            for log in _logs(client, flow_run_id, shown):
                 shown += 1
+                ended_at_s = None
                 if log.name.partition(".")[0] in OURS:
                     print(log.message, flush=True)
             if state.is_final():
+                ended_at_s = ended_at_s or time.monotonic()
+                if time.monotonic() - ended_at_s < LAST_LINES_S:  # the server may still be taking in the last lines
+                    time.sleep(POLL_S / 4)
+                    continue
                 if not state.is_completed():
                     print(f"error: {_reason(state.message or name)}", file=sys.stderr)
                 return state.is_completed()

@@ -27,6 +27,11 @@ def send_to_prefect() -> None:
             log.addHandler(_RunHandler())
 
 
+def deliver_logs() -> None:
+    """Send the lines that are still waiting: before a run's end, so that who follows it sees them all."""
+    APILogWorker.drain_all(timeout=10, at_exit=False)
+
+
 def deliver() -> None:
     """Send what is still waiting to the Prefect server, before that goes away."""
     APILogWorker.drain_all(timeout=10)

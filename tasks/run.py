@@ -25,7 +25,7 @@ from jointrag import artifacts, tracking
 from jointrag.artifacts import Artifact, Recipe
 from jointrag.config import PipelineConfig
 from tasks.call import Call, StageFailed, execute
-from tasks.logs import send_to_prefect
+from tasks.logs import deliver_logs, send_to_prefect
 
 logger = logging.getLogger(__name__)
 DATA_SETS = ("prepare", "agent_data")
@@ -229,8 +229,11 @@ def open_run(
         if pipeline:
             pipeline.end(_status(error))
         raise
-    if pipeline:
-        pipeline.end("FINISHED")
+    else:
+        if pipeline:
+            pipeline.end("FINISHED")
+    finally:
+        deliver_logs()
 
 
 def _status(error: BaseException) -> Literal["FAILED", "KILLED"]:
