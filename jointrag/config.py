@@ -257,9 +257,10 @@ class MappoConfig(Section):
     gamma: Share = 1.0
     gae_lambda: Share = 0.95
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.05
-    """Weight of the KL to the warm start in the reward; adapted towards kl_target where one is set."""
-    kl_target: PositiveFloat | None = None
-    kl_floor: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the KL to the warm start in the reward: where the adaptive coefficient starts."""
+    kl_target: PositiveFloat | None = 1.0
+    """KL per response, in nats, that the coefficient is steered towards; null: it stays as it is."""
+    kl_floor: Annotated[float, Field(ge=0)] = 0.01
     """The adaptive coefficient never falls below this."""
     reward: Literal["f1", "em", "accuracy"] = "f1"
     temperature: PositiveFloat = 1.0
