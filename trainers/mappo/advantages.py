@@ -1,4 +1,8 @@
-"""Generalised advantage estimation (Schulman et al., 2016) over each turn's tokens, and whitening."""
+"""How much better than expected: three estimators, and whitening.
+
+GAE works token by token with a critic. The other two need none: they compare the rollouts of one question with each
+other, and every token of a turn gets the same advantage.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,34 @@ def gae(
         value_ahead = values[:, t]
         advantages[:, t] = ahead
     return advantages, (advantages + values) * mask
+
+
+def group(scores: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """(score - mean) / standard deviation within each group, both [turns] (GRPO: Shao et al., 2024).
+
+    A group is one agent's turns in all rollouts of one question; where all score the same, the advantage is 0.
+    """
+    advantages = torch.zeros_like(scores)
+    for members in _members(groups):
+        values = scores[members]
+        advantages[members] = (values - values.mean()) / (values.std() + 1e-6) if len(values) > 1 else 0.0
+    return advantages
+
+
+def rloo(scores: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """Score minus the mean of the group's other members, both [turns] (REINFORCE leave-one-out: Kool et al., 2019)."""
+    advantages = torch.zeros_like(scores)
+    for members in _members(groups):
+        values = scores[members]
+        advantages[members] = (values - values.mean()) * len(values) / max(1, len(values) - 1)
+    return advantages
+
+
+def _members(groups: torch.Tensor) -> list[torch.Tensor]:
+    return [(groups == group).nonzero()[:, 0] for group in groups.unique()]
+
+
+CRITIC_FREE = {"group": group, "rloo": rloo}
 
 
 def whiten(advantages: torch.Tensor, mask: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:

@@ -3,8 +3,8 @@
     repeat num_steps times:
         sample episodes with the current policy       every agent speaks, the live retriever answers
         reward them                                   one answer score for all, a penalty for each agent's own form
-        score them under the reference                KL to the warm start, charged per token
-        estimate advantages (GAE)                     per turn, whitened per agent
+        score them under the reference                KL to the warm start, charged per token or in the loss
+        estimate advantages                           GAE per turn, or against other rollouts of the question
         update policy and critic                      clipped surrogate, clipped value loss, minibatches of episodes
         adapt the KL coefficient
 
@@ -33,7 +33,7 @@ from jointrag.retrieval import HttpRetriever, Retriever
 from jointrag.tracking import NoTracker, Tracker
 from jointrag.types import Question
 from trainers.mappo.checkpoints import Progress, resume, save
-from trainers.mappo.losses import adapt_kl_coefficient, policy_loss, value_loss
+from trainers.mappo.losses import adapt_kl_coefficient, k3, policy_loss, value_loss
 from trainers.mappo.policy import Policy, num_tokens
 from trainers.mappo.rewards import answer_rewards
 from trainers.mappo.rollouts import Rollout, experience, questions_of_step, summary
@@ -65,14 +65,15 @@ def train(
     dev = list(read_jsonl(agent_data / "dev.jsonl", Question))[: config.num_dev_questions]
     chain, retriever = build_chain(agents), HttpRetriever(retrieval_url)
     llm, tokenizer = load_for_training(warm_start / "model", model, device)
-    policy = Policy(LocalLM(llm, tokenizer, model.max_length, config.tokens_per_forward), config.temperature)
+    lm = LocalLM(llm, tokenizer, model.max_length, config.tokens_per_forward)
+    policy = Policy(lm, config.temperature, trains_entropy=config.entropy_coefficient > 0)
     progress = run(config, chain, policy, questions, dev, retriever, seed=seed, out=out, tracker=tracker)
     save_model(policy.model, tokenizer, out / "model")
     last = json.loads((out / "history.jsonl").read_text().splitlines()[-1])
     return {
         "mappo/train_seconds": progress.train_seconds,
         "mappo/steps": float(progress.step),
-        "mappo/episodes": float(progress.step * config.questions_per_step),
+        "mappo/episodes": float(progress.step * config.questions_per_step * config.rollouts_per_question),
         "mappo/final_reward": last["mappo/reward"],
         "mappo/final_kl": last["mappo/kl"],
     }
@@ -109,7 +110,8 @@ def run(
         sampling = Sampling(
             config.temperature, torch.Generator(policy.model.device).manual_seed(_step_seed(seed, step))
         )
-        batch = questions_of_step(questions, step, config.questions_per_step, seed)
+        asked = questions_of_step(questions, step, config.questions_per_step, seed)
+        batch = [question for question in asked for _ in range(config.rollouts_per_question)]
 
         episodes = answer(batch, chain, retriever, policy.lm, sampling)
         sampled = time.monotonic()
@@ -117,11 +119,11 @@ def run(
         turns = [turn for episode in episodes for turn in episode.turns]
         reference = policy.reference_logprobs(turns, config.tokens_per_forward)
         scored = time.monotonic()
-        rollout = experience(episodes, rewards, reference, progress.kl_coefficient, config.gamma, config.gae_lambda)
+        rollout = experience(config, episodes, rewards, reference, progress.kl_coefficient)
 
         _set_learning_rates(optimizer, config, step)
         metrics = summary(rollout) | update(
-            config, policy, optimizer, rollout, np.random.default_rng([seed, step]), step
+            config, policy, optimizer, rollout, progress.kl_coefficient, np.random.default_rng([seed, step]), step
         )
         ended = time.monotonic()
         metrics |= {
@@ -155,21 +157,23 @@ def update(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
     rollout: Rollout,
+    kl_coefficient: float,
     rng: np.random.Generator,
     step: int,
 ) -> dict[str, float]:
     """PPO epochs over minibatches of episodes. Losses are means over the minibatch's response tokens."""
     totals: dict[str, float] = defaultdict(float)
     num_updates = 0
-    trains_policy = step >= config.critic_warmup_steps
+    actor_weight = 0.0 if config.advantage == "gae" and step < config.critic_warmup_steps else 1.0
+    learned = torch.tensor([config.trained is None or turn.agent in config.trained for turn in rollout.turns])
     for _ in range(config.ppo_epochs):
         order = torch.from_numpy(rng.permutation(len(rollout.episodes)))
         for chosen in order.split(config.minibatch_episodes):
-            rows = torch.isin(rollout.episode_of, chosen).nonzero()[:, 0].tolist()
+            rows = (torch.isin(rollout.episode_of, chosen) & learned).nonzero()[:, 0].tolist()
             count = sum(len(rollout.turns[i].response_ids) for i in rows)
             optimizer.zero_grad()
             for part in batches_by_length([num_tokens(rollout.turns[i]) for i in rows], config.tokens_per_forward):
-                loss, sums = _losses(config, policy, rollout, [rows[i] for i in part], trains_policy)
+                loss, sums = _losses(config, policy, rollout, [rows[i] for i in part], actor_weight, kl_coefficient)
                 (loss / count).backward()
                 for name, total in sums.items():
                     totals[name] += total / count
@@ -181,25 +185,29 @@ def update(
 
 
 def _losses(
-    config: MappoConfig, policy: Policy, rollout: Rollout, rows: list[int], trains_policy: bool
+    config: MappoConfig, policy: Policy, rollout: Rollout, rows: list[int], actor_weight: float, kl_coefficient: float
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The loss of these turns and its parts, all summed over their response tokens."""
     where = rollout.mask[rows] > 0
     device = policy.model.device
-    old_logprobs, old_values, advantages, returns = (
+    old_logprobs, reference, old_values, advantages, returns = (
         tensor[rows][where].to(device)
-        for tensor in (rollout.logprobs, rollout.values, rollout.advantages, rollout.returns)
+        for tensor in (rollout.logprobs, rollout.reference, rollout.values, rollout.advantages, rollout.returns)
     )
     now = policy.evaluate([rollout.turns[i] for i in rows])
-    actor, metrics = policy_loss(now.logprobs, old_logprobs, advantages, config.clip_range)
-    critic = value_loss(now.values, old_values, returns, config.value_clip_range)
-    loss = config.value_coefficient * critic + (actor if trains_policy else 0.0)
-    return loss, {
-        "policy_loss": actor.item(),
-        "value_loss": critic.item(),
-        "entropy": now.entropies.sum().item(),
-        **metrics,
-    }
+    clip_high = config.clip_range_high or config.clip_range
+    actor, metrics = policy_loss(now.logprobs, old_logprobs, advantages, config.clip_range, clip_high)
+    metrics |= {"policy_loss": actor.item(), "entropy": now.entropies.sum().item()}
+    if config.kl_in == "loss":
+        actor = actor + kl_coefficient * k3(now.logprobs - reference).sum()
+    if config.entropy_coefficient > 0:
+        actor = actor - config.entropy_coefficient * now.entropies.sum()
+    loss = actor_weight * actor
+    if config.advantage == "gae":
+        critic = value_loss(now.values, old_values, returns, config.value_clip_range)
+        metrics["value_loss"] = critic.item()
+        loss = loss + config.value_coefficient * critic
+    return loss, metrics
 
 
 def dev_score(dev: list[Question], chain: Chain, retriever: Retriever, policy: Policy) -> float:

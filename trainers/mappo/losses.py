@@ -6,16 +6,16 @@ import torch
 
 
 def policy_loss(
-    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, clip_range: float
+    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, clip_low: float, clip_high: float
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Clipped surrogate, summed over tokens: -min(ratio * A, clip(ratio, 1 - c, 1 + c) * A)."""
+    """Clipped surrogate, summed over tokens: -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)."""
     log_ratios = logprobs - old_logprobs
     ratios = log_ratios.exp()
-    clipped = ratios.clamp(1 - clip_range, 1 + clip_range)
+    clipped = ratios.clamp(1 - clip_low, 1 + clip_high)
     losses = torch.maximum(-advantages * ratios, -advantages * clipped)
     with torch.no_grad():
         metrics = {
-            "clipped_share": ((ratios - 1).abs() > clip_range).float().sum().item(),
+            "clipped_share": ((ratios < 1 - clip_low) | (ratios > 1 + clip_high)).float().sum().item(),
             "approx_kl": k3(old_logprobs - logprobs).sum().item(),
         }
     return losses.sum(), metrics

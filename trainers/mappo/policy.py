@@ -48,9 +48,10 @@ class ValueHead(nn.Module):
 class Policy:
     """The shared model of all agents with its critic. `lm` is what rollouts decode with: the very same weights."""
 
-    def __init__(self, lm: LocalLM, temperature: float) -> None:
+    def __init__(self, lm: LocalLM, temperature: float, trains_entropy: bool = False) -> None:
         self.lm = lm
         self.temperature = temperature
+        self.trains_entropy = trains_entropy  # otherwise entropies carry no gradient, which is cheaper
         self.model: Any = lm.model.eval()
         self.has_adapters = hasattr(self.model, "disable_adapter")
         self.value_head = ValueHead(self.model.config.hidden_size).to(self.model.device)
@@ -99,8 +100,9 @@ class Policy:
         if forbidden is not None:
             logits = logits.masked_fill(forbidden.to(device), float("-inf"))
         logprobs = torch.log_softmax(logits, dim=-1)
-        probabilities = logprobs.detach().exp()
-        entropies = -(probabilities * logprobs.detach().nan_to_num(neginf=0.0)).sum(-1)
+        spread = logprobs if self.trains_entropy else logprobs.detach()
+        # a forbidden token has probability 0 and adds nothing; its -inf must not meet the 0
+        entropies = -(spread.exp() * spread.masked_fill(spread.isneginf(), 0.0)).sum(-1)
         return Evaluation(logprobs.gather(1, tokens[:, None])[:, 0], entropies, self.value_head(hidden))
 
     def _forbidden(self, turns: Sequence[Turn], vocabulary: int) -> torch.Tensor | None:

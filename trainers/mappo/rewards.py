@@ -6,7 +6,8 @@ with), plus the penalty for the form of its own response. The KL to the warm sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -14,9 +15,13 @@ from jointrag.metrics import METRICS
 from jointrag.types import Episode
 
 
-def answer_rewards(episodes: Sequence[Episode], metric: str) -> list[float]:
-    """The shared reward of each episode, 0..1; the best of several gold answers counts."""
-    return [METRICS[metric](episode.answer, episode.question.answers) for episode in episodes]
+def answer_rewards(episodes: Sequence[Episode], metric: str | Mapping[Any, float]) -> list[float]:
+    """The shared reward of each episode: a metric, 0..1, or a weighted sum of several. The best gold answer counts."""
+    weights = {metric: 1.0} if isinstance(metric, str) else metric
+    return [
+        sum(weight * METRICS[name](episode.answer, episode.question.answers) for name, weight in weights.items())
+        for episode in episodes
+    ]
 
 
 def token_rewards(

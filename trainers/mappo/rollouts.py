@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from jointrag.config import MappoConfig
 from jointrag.types import Episode, Question, Turn
-from trainers.mappo.advantages import gae, whiten
+from trainers.mappo.advantages import CRITIC_FREE, gae, whiten
 from trainers.mappo.rewards import token_rewards
 
 
@@ -34,32 +35,44 @@ class Rollout:
     episode_of: torch.Tensor  # [turns]
     mask: torch.Tensor
     logprobs: torch.Tensor
-    values: torch.Tensor
-    log_ratios: torch.Tensor  # to the reference
+    reference: torch.Tensor  # log-probabilities under the warm start
+    values: torch.Tensor  # 0 without a critic
     advantages: torch.Tensor
     returns: torch.Tensor
 
+    @property
+    def log_ratios(self) -> torch.Tensor:
+        """log(policy / reference) of every sampled token."""
+        return self.logprobs - self.reference
+
 
 def experience(
+    config: MappoConfig,
     episodes: Sequence[Episode],
     rewards: Sequence[float],
     reference: Sequence[torch.Tensor],
     kl_coefficient: float,
-    gamma: float,
-    lam: float,
 ) -> Rollout:
     """Advantages and returns of every token. `reference` [response tokens] per turn, in the order of the turns."""
     turns = [turn for episode in episodes for turn in episode.turns]
     episode_of = torch.tensor([i for i, episode in enumerate(episodes) for _ in episode.turns])
     mask = _rows([[1.0] * len(turn.response_ids) for turn in turns])
     logprobs = _rows([turn.logprobs for turn in turns])
-    values = _rows([turn.values for turn in turns])
-    log_ratios = (logprobs - _rows([row.tolist() for row in reference])) * mask
+    values = _rows([turn.values or (0.0,) * len(turn.response_ids) for turn in turns])
+    warm_start = _rows([row.tolist() for row in reference])
     penalties = torch.tensor([turn.penalty for turn in turns])
     final = torch.tensor(rewards)[episode_of] + penalties
-    advantages, returns = gae(token_rewards(final, log_ratios, mask, kl_coefficient), values, mask, gamma, lam)
-    names = sorted({turn.agent for turn in turns})
-    agents = torch.tensor([names.index(turn.agent) for turn in turns])
+    charged = kl_coefficient if config.kl_in == "reward" else 0.0
+    paid = token_rewards(final, (logprobs - warm_start) * mask, mask, charged)
+    agents = _numbered([turn.agent for turn in turns])
+    if config.advantage == "gae":
+        advantages, returns = gae(paid, values, mask, config.gamma, config.gae_lambda)
+    else:
+        asked = [(turn.agent, episodes[int(i)].question.id) for turn, i in zip(turns, episode_of, strict=True)]
+        per_turn = CRITIC_FREE[config.advantage](paid.sum(1), _numbered(asked))
+        advantages, returns = per_turn[:, None] * mask, torch.zeros_like(mask)
+    if config.whiten != "no":
+        advantages = whiten(advantages, mask, agents if config.whiten == "agent" else torch.zeros_like(agents))
     return Rollout(
         episodes=tuple(episodes),
         rewards=tuple(rewards),
@@ -67,9 +80,9 @@ def experience(
         episode_of=episode_of,
         mask=mask,
         logprobs=logprobs,
+        reference=warm_start,
         values=values,
-        log_ratios=log_ratios,
-        advantages=whiten(advantages, mask, agents),
+        advantages=advantages,
         returns=returns,
     )
 
@@ -80,9 +93,10 @@ def summary(rollout: Rollout) -> dict[str, float]:
     metrics = {
         "mappo/reward": float(np.mean(rollout.rewards)),
         "mappo/kl": float(kl.mean()),
-        "mappo/returns": float((rollout.returns * rollout.mask).sum() / rollout.mask.sum()),
-        "mappo/explained_variance": _explained_variance(rollout),
     }
+    if rollout.returns.any():
+        metrics["mappo/returns"] = float((rollout.returns * rollout.mask).sum() / rollout.mask.sum())
+        metrics["mappo/explained_variance"] = _explained_variance(rollout)
     for agent in dict.fromkeys(turn.agent for turn in rollout.turns):
         rows = [i for i, turn in enumerate(rollout.turns) if turn.agent == agent]
         metrics[f"mappo/{agent}/kl"] = float(kl[rows].mean())
@@ -99,6 +113,12 @@ def _explained_variance(rollout: Rollout) -> float:
     returns, values = rollout.returns[where], rollout.values[where]
     variance = returns.var()
     return float(1 - (returns - values).var() / variance) if variance > 0 else 0.0
+
+
+def _numbered(labels: Sequence[object]) -> torch.Tensor:
+    """Equal labels, equal numbers."""
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return torch.tensor([numbers[label] for label in labels])
 
 
 def _rows(rows: Sequence[Sequence[float]]) -> torch.Tensor:
