@@ -51,6 +51,7 @@ def main(flow: str, description: str | None, arguments: Sequence[str] | None = N
 
 def _run(flow: str, parameters: dict[str, Any]) -> int:
     from flows.connection import connected
+    from flows.local_services import ServiceError
 
     try:
         with connected() as server:
@@ -75,6 +76,8 @@ def _run(flow: str, parameters: dict[str, Any]) -> int:
             if isinstance(error, BaseException):
                 raise error
             return _complain(f"the run ended as {state.name}: {state.message}", 1)
+    except (OSError, ServiceError) as error:  # a place that cannot be written, a server that cannot start
+        return _complain(error, 1)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -117,6 +120,9 @@ def _checkpoints(parser: argparse.ArgumentParser, given: list[str]) -> dict[str,
     for name, equals, folder in pairs:
         if not (name and equals and folder):
             parser.error(f"--checkpoint {name}{equals}{folder} is not of the form NAME=FOLDER")
+    names = [name for name, _, _ in pairs]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        parser.error(f"--checkpoint {min(repeated)}=… is given more than once")
     return {name: folder for name, _, folder in pairs}
 
 

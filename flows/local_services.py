@@ -96,6 +96,7 @@ class Services:
         print(f"Prefect  http://{HOST}:{ports['prefect']}")
         print(f"MLflow   http://{HOST}:{ports['mlflow']}")
         print(f"worker   pool {POOL!r}, log in {self.folder / 'worker.log'}")
+        print(f"for the prefect command: export PREFECT_API_URL=http://{HOST}:{ports['prefect']}/api")
 
     def deploy(self) -> None:
         """Register every deployment of prefect.yaml. Raises ServiceError."""
@@ -258,6 +259,9 @@ def main() -> int:
     parser.add_argument("--mlflow-port", type=int, default=5000)
     parser.add_argument("--folder", type=Path, default=SERVICES, help="data, logs and pids")
     given = parser.parse_args()
+    ports = (given.prefect_port, given.mlflow_port)
+    if not all(0 < port < 65536 for port in ports) or len(set(ports)) < 2:
+        parser.error(f"the ports {ports[0]} and {ports[1]} have to be two different numbers from 1 to 65535")
     services = Services(given.folder.resolve())
     try:
         match given.action:
@@ -267,7 +271,7 @@ def main() -> int:
                 services.deploy()
             case "down":
                 services.down()
-    except ServiceError as error:
+    except (ServiceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

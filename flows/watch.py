@@ -71,7 +71,8 @@ def _logs(client: Any, flow_run_id: UUID, offset: int) -> Iterator[Any]:
 
 def _reason(message: str) -> str:
     """Prefect wraps an exception's text: `Flow run encountered an exception: StageFailed: …`."""
-    return message.removeprefix("Flow run encountered an exception: ").removeprefix("StageFailed: ")
+    message = message.removeprefix("Flow run encountered an exception: ")
+    return message.removeprefix("StageFailed: ").removeprefix("ConfigError: ")
 
 
 def main() -> int:

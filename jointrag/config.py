@@ -21,6 +21,11 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def _check_heads(hidden_size: int, num_heads: int) -> None:
+    if hidden_size % (2 * num_heads):  # rotary embeddings need heads of even width
+        raise ValueError(f"hidden_size={hidden_size} has to be a multiple of 2 x num_heads={num_heads}")
+
+
 # ---- data ------------------------------------------------------------------------------------------------------------
 
 
@@ -78,6 +83,11 @@ class ScratchEncoder(Section):
     num_layers: PositiveInt = 2
     num_heads: PositiveInt = 4
     max_length: PositiveInt = 64
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> ScratchEncoder:
+        _check_heads(self.hidden_size, self.num_heads)
+        return self
 
 
 class PretrainedEncoder(Section):
@@ -140,6 +150,11 @@ class ScratchLM(Section):
     num_heads: PositiveInt = 4
     intermediate_size: PositiveInt = 256
     max_length: PositiveInt = 512
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> ScratchLM:
+        _check_heads(self.hidden_size, self.num_heads)
+        return self
 
 
 class Lora(Section):
@@ -303,6 +318,8 @@ class ControlConfig(Section):
 
     enabled: bool = False
     learning_rate: PositiveFloat = 1e-4
+    prompt_loss_weight: Share = 0.0
+    """As in the warm start; give both the same, or the comparison is not fair."""
     batch_size: PositiveInt = 32
 
 

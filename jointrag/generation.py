@@ -127,7 +127,8 @@ class LocalLM:
             if len(ids) + max_new_tokens > self.max_length:
                 raise ValueError(
                     f"a {prompt.agent} prompt of {len(ids)} tokens and {max_new_tokens} new ones exceed "
-                    f"language_model.max_length={self.max_length}; raise it, or lower agents.num_candidates"
+                    f"language_model.max_length={self.max_length}; split long passages, lower agents.num_candidates, "
+                    "or raise it"
                 )
         completions: list[Completion | None] = [None] * len(prompts)
         was_training = self.model.training

@@ -64,7 +64,9 @@ def read_numbered(path: Path, cls: type[T], defaults: Mapping[str, Any] | None =
             where = f"{path}, line {number}"
             try:
                 row = json.loads(raw)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                if b"\\ud" in raw.lower():  # half a surrogate pair is no character and cannot be written again
+                    json.dumps(row, ensure_ascii=False).encode()
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{where}: not a JSON object ({error}); write one object per line, in UTF-8") from None
             if not isinstance(row, dict):
                 raise ValueError(
@@ -77,4 +79,13 @@ def read_numbered(path: Path, cls: type[T], defaults: Mapping[str, Any] | None =
             except ValidationError as error:
                 first = error.errors()[0]
                 field = ".".join(map(str, first["loc"])) or cls.__name__
-                raise ValueError(f"{where}: field {field!r}: {first['msg']}") from None
+                raise ValueError(f"{where}: field {field!r} {in_plain_words(first)}") from None
+
+
+def in_plain_words(error: Mapping[str, Any]) -> str:
+    """One of pydantic's errors as what was expected and what was found."""
+    expected = {"tuple_type": 'a list, like ["…"]', "string_type": 'a text in quotes, like "…"'}
+    if error["type"] == "missing":
+        return "is missing"
+    what = expected.get(error["type"]) or error["msg"].replace("Input should be ", "")
+    return f"should be {what}, found {error['input']!r:.60}"

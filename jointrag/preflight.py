@@ -6,6 +6,8 @@ there, a port that is taken. What is inside the files is checked by the stage th
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ def preflight(config: PipelineConfig) -> None:
 
 
 def _problems(config: PipelineConfig) -> Iterator[str]:
+    yield from _workspace_problems(config.workspace)
     yield from dataset_problems(config.dataset)
     if config.runtime.device == "cuda" and not _has_gpu():
         yield "runtime.device=cuda, but there is no usable NVIDIA GPU here; use runtime.device=cpu or auto"
@@ -35,6 +38,16 @@ def _problems(config: PipelineConfig) -> Iterator[str]:
             f"server.port={config.server.port} is in use on {config.server.host}; "
             "choose another one, or 0 for any free port"
         )
+
+
+def _workspace_problems(workspace: Path) -> Iterator[str]:
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        yield f"workspace={workspace} cannot be made ({error.strerror}); choose another folder"
+        return
+    if not os.access(workspace, os.W_OK | os.X_OK):
+        yield f"workspace={workspace} cannot be written to; choose another folder, or change its permissions"
 
 
 def dataset_problems(dataset: Dataset) -> Iterator[str]:
@@ -79,7 +92,9 @@ def port_is_free(host: str, port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ConfigError(f"no server can listen on {host}:{port}: {error.strerror}") from None
             return False
     return True
 

@@ -153,7 +153,7 @@ def _explain(error: Any) -> str:
         case "model_type" | "model_attributes_type":
             return f"{path}: expected a section of settings, found {error['input']!r}"
         case _:
-            message = error["msg"].replace("Input should be", "expected")
+            message = error["msg"].replace("Input should be", "expected").replace("a valid tuple", "a list")
             return f"{path}: {message}, found {error['input']!r}"
 
 

@@ -168,7 +168,8 @@ class Run:
             except StageFailed as error:
                 if stage.resumable:
                     raise StageFailed(
-                        f"{error}\nwhat it wrote is kept in {out}; run it again to go on from there"
+                        f"{error}\nits checkpoints are kept in {out}; once the cause is gone, "
+                        "run it again to go on from there"
                     ) from None
                 raise
 

@@ -115,7 +115,10 @@ def reading_examples(
     readers = [agent for agent in chain.agents if isinstance(agent, Selector | Generator)]
     known = [e for e in episodes if e.question.gold_passages]
     if count and not known:
-        raise ValueError("agent_data.num_reading_examples needs source questions with gold_passages; set it to 0")
+        raise ValueError(
+            "agent_data.num_reading_examples needs source questions with gold_passages; without any, set "
+            "agent_data.num_reading_examples=0 and warm_start.reading_epochs=0"
+        )
     for i in range(count):
         agent, episode = readers[i % len(readers)], known[(i // len(readers)) % len(known)]
         gold = [passages[g] for g in episode.question.gold_passages]

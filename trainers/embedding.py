@@ -58,7 +58,8 @@ def train(
     if config.train and not pairs:
         raise ValueError(
             f"{questions_path}: no question has gold_passages, so there is nothing to train the retriever on; "
-            "add them, or set retriever.train=false"
+            "add them, or set retriever.train=false (and, in a preset that starts from scratch, "
+            "agent_data.num_reading_examples=0 and warm_start.reading_epochs=0)"
         )
     texts = [passage.contents for passage in passages.values()] + [question for question, _ in pairs]
     if config.max_pairs is not None and len(pairs) > config.max_pairs:

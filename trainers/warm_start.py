@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jointrag.config import ControlConfig, LanguageModelSection, PretrainedLM, ScratchLM, WarmStartConfig
-from jointrag.generation import ANSWER_NOW, encode_prompt, encode_response, load_model, role_token
+from jointrag.generation import ANSWER_NOW, encode_prompt, encode_response, end_token, load_model, role_token
 from jointrag.jsonl import read_jsonl
 from jointrag.tracking import NoTracker, Tracker
 from jointrag.types import Example
@@ -58,6 +58,7 @@ def train(
     examples = list(read_jsonl(agent_data / "warm_start.jsonl", Example))
     reading = list(read_jsonl(agent_data / "reading.jsonl", Example)) if config.reading_epochs else []
     llm, tokenizer = _start(model, examples + reading, device)
+    reading_rows, rows = (encode(tokenizer, part, model.max_length) for part in (reading, examples))
     shared = {
         "batch_size": config.batch_size,
         "gradient_accumulation": config.gradient_accumulation,
@@ -68,9 +69,9 @@ def train(
     metrics = {}
     if reading:
         phase = Phase("reading", config.reading_epochs, config.reading_learning_rate, **shared)
-        metrics |= fit(llm, tokenizer, reading, phase, seed=seed, out=out, tracker=tracker)
+        metrics |= fit(llm, tokenizer, reading_rows, phase, seed=seed, out=out, tracker=tracker)
     phase = Phase("warm_start", config.num_epochs, config.learning_rate, **shared)
-    metrics |= fit(llm, tokenizer, examples, phase, seed=seed, out=out, tracker=tracker)
+    metrics |= fit(llm, tokenizer, rows, phase, seed=seed, out=out, tracker=tracker)
     save_model(llm, tokenizer, out / "model")
     return metrics
 
@@ -94,8 +95,17 @@ def train_control(
     seconds = json.loads((mappo / "manifest.json").read_text())["metrics"]["mappo/train_seconds"]
     examples = list(read_jsonl(agent_data / "control.jsonl", Example))
     llm, tokenizer = load_for_training(warm_start / "model", model, device)
-    phase = Phase("control", 1_000, config.learning_rate, config.batch_size, warmup_ratio=0.0, max_seconds=seconds)
-    metrics = fit(llm, tokenizer, examples, phase, seed=seed, out=out, tracker=tracker)
+    rows = encode(tokenizer, examples, model.max_length)
+    phase = Phase(
+        "control",
+        num_epochs=1_000,  # the time ends it
+        learning_rate=config.learning_rate,
+        batch_size=config.batch_size,
+        warmup_ratio=0.0,
+        prompt_loss_weight=config.prompt_loss_weight,
+        max_seconds=seconds,
+    )
+    metrics = fit(llm, tokenizer, rows, phase, seed=seed, out=out, tracker=tracker)
     save_model(llm, tokenizer, out / "model")
     return metrics
 
@@ -162,8 +172,23 @@ def _with_lora(llm: Any, model: LanguageModelSection) -> Any:
     return get_peft_model(llm, adapter)
 
 
+def encode(tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[dict[str, Any]]:
+    """Rows of {input_ids, prompt_length}. Raises ValueError for an example of more than `max_length` tokens."""
+    rows = []
+    for example in examples:
+        prompt = encode_prompt(tokenizer, example.prompt)
+        response = encode_response(tokenizer, example.response, example.prompt.choices)
+        if len(prompt) + len(response) > max_length:
+            raise ValueError(
+                f"example {example.id!r} has {len(prompt) + len(response)} tokens, more than "
+                f"language_model.max_length={max_length}; split long passages, lower agents.num_candidates, or raise it"
+            )
+        rows.append({"input_ids": prompt + response, "prompt_length": len(prompt)})
+    return rows
+
+
 def fit(
-    llm: Any, tokenizer: Any, examples: Sequence[Example], phase: Phase, *, seed: int, out: Path, tracker: Tracker
+    llm: Any, tokenizer: Any, rows: list[dict[str, Any]], phase: Phase, *, seed: int, out: Path, tracker: Tracker
 ) -> dict[str, float]:
     """Train `llm` in place. Returns {phase/loss, phase/examples, phase/train_seconds}."""
     import torch
@@ -173,18 +198,14 @@ def fit(
 
     from trainers.sft import MovingAverage, WeightedSFTTrainer, collate
 
-    rows = []
-    for example in examples:
-        prompt = encode_prompt(tokenizer, example.prompt)
-        response = encode_response(tokenizer, example.response, example.prompt.choices)
-        rows.append({"input_ids": prompt + response, "prompt_length": len(prompt)})
+    pad_id = end_token(tokenizer) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     on_gpu = llm.device.type == "cuda"
     watch = MovingAverage(phase.name, tracker, phase.max_seconds)
     trainer = WeightedSFTTrainer(
         model=llm,
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(rows),
-        data_collator=lambda batch: collate(batch, tokenizer.pad_token_id),
+        data_collator=lambda batch: collate(batch, pad_id),
         callbacks=[watch],
         args=SFTConfig(
             output_dir=str(out / "trainer"),

@@ -10,12 +10,15 @@ warm start learn from source.jsonl where there is one, else from train.jsonl.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from jointrag.config import FilesDataset
 from jointrag.jsonl import read_numbered, write_jsonl
+from jointrag.metrics import normalize
 from jointrag.types import Passage, Question
 
+logger = logging.getLogger(__name__)
 REQUIRED = ("train", "dev", "test")
 
 
@@ -25,13 +28,30 @@ def prepare(config: FilesDataset, *, seed: int, out: Path) -> dict[str, float]:
     corpus = read_passages(folder / "corpus.jsonl")
     write_jsonl(out / "corpus.jsonl", corpus.values())
     metrics = {"prepare/passages": float(len(corpus))}
+    split_of: dict[str, str] = {}
     for split in ("source", *REQUIRED):
         path = folder / f"{split}.jsonl"
         if split == "source" and not path.is_file():
             path = folder / "train.jsonl"
         questions = read_questions(path, corpus)
+        if path.stem == split:
+            _warn_of_shared(questions, split, split_of)
         metrics[f"prepare/{split}_questions"] = float(write_jsonl(out / "questions" / f"{split}.jsonl", questions))
     return metrics
+
+
+def _warn_of_shared(questions: list[Question], split: str, split_of: dict[str, str]) -> None:
+    """Questions that are in an earlier split too make the scores look better than they are."""
+    shared = [q for q in questions if split_of.setdefault(q.text.casefold(), split) != split]
+    if shared:
+        other = split_of[shared[0].text.casefold()]
+        logger.warning(
+            "%d questions of %s.jsonl are in another split too (the first: %r, in %s.jsonl); scores on them say little",
+            len(shared),
+            split,
+            shared[0].id,
+            other,
+        )
 
 
 def read_passages(path: Path) -> dict[str, Passage]:
@@ -55,8 +75,11 @@ def read_questions(path: Path, corpus: dict[str, Passage]) -> list[Question]:
         where = f"{path}, line {line}: question {question.id!r}"
         if not question.text.strip():
             raise ValueError(f"{where} has no text; remove it or give it one")
-        if not any(answer.strip() for answer in question.answers):
+        if not question.answers:
             raise ValueError(f'{where} has no answer; give at least one, "answers": ["…"]')
+        for answer in question.answers:
+            if not normalize(answer):  # an empty response would match it
+                raise ValueError(f"{where}: nothing of the answer {answer!r} is left to compare; remove it")
         if question.id in questions:
             raise ValueError(f"{where}: this id was used before; ids must be unique")
         for gold in question.gold_passages:

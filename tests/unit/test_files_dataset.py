@@ -43,13 +43,16 @@ def test_a_good_folder_goes_through(folder, tmp_path):
         ("corpus", [CORPUS[0], CORPUS[0]], "line 2: passage id 'p1' was used before"),
         ("corpus", [{"id": "p1", "text": " "}], "line 1: passage 'p1' has no text"),
         ("corpus", [{"id": "p1", "body": "x"}], "line 1: unknown field 'body'; known fields: id, text, title"),
-        ("corpus", [{"id": 7, "text": "x"}], "line 1: field 'id'"),
+        ("corpus", [{"id": 7, "text": "x"}], "line 1: field 'id' should be a text in quotes, like \"…\", found 7"),
         ("corpus", [], "corpus.jsonl: no passages"),
+        ("train", [{**QUESTION, "answers": "Anna"}], "field 'answers' should be a list, like [\"…\"], found 'Anna'"),
+        ("train", [{**QUESTION, "answers": ["Anna", "The"]}], "question 'q1': nothing of the answer 'The' is left"),
+        ("train", ['{"id": "q1", "text": "\\ud83d", "answers": ["a"]}'], "train.jsonl, line 1: not a JSON object"),
         ("train", [], "train.jsonl: no questions"),
         ("test", [{**QUESTION, "answers": []}], "test.jsonl, line 1: question 'q1' has no answer"),
         ("dev", [{**QUESTION, "gold_passages": ["p9"]}], "dev.jsonl, line 1: question 'q1': gold passage 'p9' is not"),
         ("dev", [QUESTION, QUESTION], "dev.jsonl, line 2: question 'q1': this id was used before"),
-        ("train", [{"id": "q1", "text": "?"}], "train.jsonl, line 1: field 'answers'"),
+        ("train", [{"id": "q1", "text": "?"}], "train.jsonl, line 1: field 'answers' is missing"),
     ],
 )
 def test_bad_input_names_the_file_the_line_and_the_reason(folder, tmp_path, file, rows, message):
