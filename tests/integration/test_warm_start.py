@@ -79,3 +79,12 @@ def test_the_control_trains_for_as_long_as_mappo_did(agent_data, pretrained, tmp
     )
     assert 1.0 <= metrics["control/train_seconds"] < 20.0
     assert (tmp_path / "out" / "model" / "config.json").is_file()
+
+
+def test_an_example_that_is_too_long_is_named_before_anything_is_trained(agent_data, tmp_path):
+    short = TINY.model_copy(update={"max_length": 20})
+    with pytest.raises(
+        ValueError, match=r"example 'q\d/selector' has \d+ tokens, more than language_model.max_length=20"
+    ):
+        train(FAST, short, agent_data=agent_data, seed=0, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
