@@ -96,7 +96,7 @@ def test_what_runs_again(toy: Toy) -> None:
     failed = toy.run()
     assert failed.is_failed()
     assert "mappo: the reward is not a number; lower mappo.learning_rate" in failed.message
-    assert ".partial; run it again to go on from there" in failed.message
+    assert ".partial; once the cause is gone, run it again to go on from there" in failed.message
     assert toy.calls == ["prepare", "index", "mappo"]
 
     (toy.folder / "fail").unlink()
