@@ -11,6 +11,8 @@ from flows.opening import Preset, StageName
 from jointrag import presets
 from jointrag.config import FilesDataset, PretrainedEncoder, PretrainedLM, SyntheticDataset
 from jointrag.presets import ConfigError, resolve
+from tasks import stages
+from tasks.run import Stage
 
 
 @pytest.mark.parametrize("name", presets.presets())
@@ -28,6 +30,7 @@ def test_every_preset_states_only_what_differs(name: str) -> None:
 def test_choices_of_the_forms_are_the_presets_and_stages() -> None:
     assert set(get_args(Preset)) == set(presets.presets())
     assert get_args(StageName) == STAGES
+    assert tuple(thing.name for thing in vars(stages).values() if isinstance(thing, Stage)) == STAGES
     deployments = yaml.safe_load((presets.CONFIGS.parent / "prefect.yaml").read_text())["deployments"]
     full = [d for d in deployments if d["entrypoint"] == "flows.full_pipeline.full_pipeline"]
     assert {d["name"]: d["parameters"] for d in full} == {name: {"preset": name} for name in presets.presets()}
