@@ -6,8 +6,8 @@ by tokens, log-probabilities of exactly the distribution sampled from, the outpu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,10 +24,20 @@ ANSWER_NOW = "<respond>"  # models from scratch: ends the prompt
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. Temperature 0 is greedy; `generator` makes sampling repeatable."""
+    """How tokens are drawn. Temperature 0 is greedy; `generator` makes sampling repeatable.
+
+    `per_agent` holds what differs for single agents; ask `of`.
+    """
 
     temperature: float = 1.0
     generator: torch.Generator | None = None
+    top_p: float = 1.0
+    top_k: int | None = None
+    per_agent: Mapping[str, Sampling] = field(default_factory=dict)
+
+    def of(self, agent: str) -> Sampling:
+        """How this agent's tokens are drawn."""
+        return self.per_agent.get(agent, self)
 
 
 GREEDY = Sampling(temperature=0.0)
@@ -42,6 +52,7 @@ class Completion:
     response_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     values: tuple[float, ...] = ()
+    support: tuple[tuple[int, ...], ...] = ()
 
 
 class LanguageModel(Protocol):

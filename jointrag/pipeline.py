@@ -30,7 +30,7 @@ def answer(
 def speak(agent: Agent, episodes: Sequence[Episode], llm: LanguageModel, sampling: Sampling) -> list[Episode]:
     """Every episode with this agent's turn added."""
     prompts = [agent.prompt(episode) for episode in episodes]
-    completions = llm.generate(prompts, agent.max_new_tokens, sampling)
+    completions = llm.generate(prompts, agent.max_new_tokens, sampling.of(agent.name))
     spoken = []
     for episode, prompt, completion in zip(episodes, prompts, completions, strict=True):
         episode, penalty = agent.read(episode, completion.text)
@@ -44,6 +44,7 @@ def speak(agent: Agent, episodes: Sequence[Episode], llm: LanguageModel, samplin
             response_ids=completion.response_ids,
             logprobs=completion.logprobs,
             values=completion.values,
+            support=completion.support,
         )
         spoken.append(replace(episode, turns=(*episode.turns, turn)))
     return spoken

@@ -70,9 +70,9 @@ class Turn:
     prompt_ids: tuple[int, ...] = ()
     response_ids: tuple[int, ...] = ()  # with the end token, unless the response was cut at max_new_tokens
     logprobs: tuple[float, ...] = ()  # [len(response_ids)], of the distribution sampled from
-    values: tuple[
-        float, ...
-    ] = ()  # [len(response_ids)], the critic's estimate before each token; empty without a critic
+    values: tuple[float, ...] = ()  # [len(response_ids)], the critic's estimates before each token, where it has a say
+    # per response token: the ids it was drawn from, where top-p or top-k cut some off; empty otherwise
+    support: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,17 @@ class Episode:
     sub_questions: tuple[str, ...] = ()
     candidates: tuple[Passage, ...] = ()
     selected: tuple[int, ...] | None = None  # positions in candidates; None: no selector, all candidates are read
+    condensed: tuple[Passage, ...] | None = (
+        None  # read instead of the candidates, where an agent wrote it; None: none did
+    )
     answer: str = ""
     turns: tuple[Turn, ...] = ()
 
     @property
     def passages(self) -> tuple[Passage, ...]:
-        """What the generator reads: the selected candidates, or all of them where no selector is in the chain."""
+        """What the generator reads: what an agent condensed, else the selected candidates, else all of them."""
+        if self.condensed is not None:
+            return self.condensed
         return self.candidates if self.selected is None else tuple(self.candidates[i] for i in self.selected)
 
 

@@ -66,7 +66,7 @@ def train(
     chain, retriever = build_chain(agents), HttpRetriever(retrieval_url)
     llm, tokenizer = load_for_training(warm_start / "model", model, device)
     lm = LocalLM(llm, tokenizer, model.max_length, config.tokens_per_forward)
-    policy = Policy(lm, config.temperature, trains_entropy=config.entropy_coefficient > 0)
+    policy = Policy(lm, config.sampling.temperature, trains_entropy=config.entropy_coefficient > 0)
     progress = run(config, chain, policy, questions, dev, retriever, seed=seed, out=out, tracker=tracker)
     save_model(policy.model, tokenizer, out / "model")
     last = json.loads((out / "history.jsonl").read_text().splitlines()[-1])
@@ -95,7 +95,7 @@ def run(
     optimizer = torch.optim.AdamW(
         [
             {"params": policy.parameters(), "lr": config.learning_rate},
-            {"params": policy.value_head.parameters(), "lr": config.critic_learning_rate},
+            {"params": policy.value_head.parameters(), "lr": config.critic.learning_rate},
         ],
         weight_decay=0.0,
     )
@@ -108,7 +108,7 @@ def run(
     for step in range(progress.step, config.num_steps):
         started = time.monotonic()
         sampling = Sampling(
-            config.temperature, torch.Generator(policy.model.device).manual_seed(_step_seed(seed, step))
+            config.sampling.temperature, torch.Generator(policy.model.device).manual_seed(_step_seed(seed, step))
         )
         asked = questions_of_step(questions, step, config.questions_per_step, seed)
         batch = [question for question in asked for _ in range(config.rollouts_per_question)]
@@ -164,7 +164,7 @@ def update(
     """PPO epochs over minibatches of episodes. Losses are means over the minibatch's response tokens."""
     totals: dict[str, float] = defaultdict(float)
     num_updates = 0
-    actor_weight = 0.0 if config.advantage == "gae" and step < config.critic_warmup_steps else 1.0
+    actor_weight = 0.0 if config.advantage == "gae" and step < config.critic.warmup_steps else 1.0
     learned = torch.tensor([config.trained is None or turn.agent in config.trained for turn in rollout.turns])
     for _ in range(config.ppo_epochs):
         order = torch.from_numpy(rng.permutation(len(rollout.episodes)))
@@ -204,9 +204,9 @@ def _losses(
         actor = actor - config.entropy_coefficient * now.entropies.sum()
     loss = actor_weight * actor
     if config.advantage == "gae":
-        critic = value_loss(now.values, old_values, returns, config.value_clip_range)
+        critic = value_loss(now.values, old_values, returns, config.critic.clip_range)
         metrics["value_loss"] = critic.item()
-        loss = loss + config.value_coefficient * critic
+        loss = loss + config.critic.coefficient * critic
     return loss, metrics
 
 
@@ -224,7 +224,7 @@ def _record(metrics: dict[str, float], step: int, history: Path, tracker: Tracke
 def _set_learning_rates(optimizer: torch.optim.Optimizer, config: MappoConfig, step: int) -> None:
     done = step / config.num_steps
     decay = 1 - done * (1 - config.final_learning_rate_ratio)
-    for group, rate in zip(optimizer.param_groups, (config.learning_rate, config.critic_learning_rate), strict=True):
+    for group, rate in zip(optimizer.param_groups, (config.learning_rate, config.critic.learning_rate), strict=True):
         group["lr"] = rate * decay
 
 

@@ -1,0 +1,57 @@
+"""Every setting of JointRAG: one frozen section per stage, one `PipelineConfig` that holds them.
+
+A YAML preset plus dotted overrides is resolved once (`jointrag.presets.resolve`); stages get their section, never the
+tree. A misspelt key, a wrong type or two settings that exclude each other is an error before anything runs.
+"""
+
+from jointrag.config.agents import AgentsConfig, GeneratorConfig, RewriterConfig, SelectorConfig
+from jointrag.config.base import AgentName, Section, Share
+from jointrag.config.data import Dataset, FilesDataset, NamedDataset, SyntheticDataset
+from jointrag.config.language_model import LanguageModelSection, Lora, PretrainedLM, ScratchLM
+from jointrag.config.mappo import CriticConfig, MappoConfig, SamplingConfig, WatchdogConfig
+from jointrag.config.pipeline import EvaluationConfig, PipelineConfig, ReportConfig, RuntimeConfig, TrackingConfig
+from jointrag.config.retrieval import (
+    Encoder,
+    IndexConfig,
+    PretrainedEncoder,
+    RetrieverConfig,
+    ScratchEncoder,
+    ServerConfig,
+)
+from jointrag.config.supervised import AgentDataConfig, ControlConfig, WarmStartConfig
+
+__all__ = [
+    "AgentDataConfig",
+    "AgentName",
+    "AgentsConfig",
+    "ControlConfig",
+    "CriticConfig",
+    "Dataset",
+    "Encoder",
+    "EvaluationConfig",
+    "FilesDataset",
+    "GeneratorConfig",
+    "IndexConfig",
+    "LanguageModelSection",
+    "Lora",
+    "MappoConfig",
+    "NamedDataset",
+    "PipelineConfig",
+    "PretrainedEncoder",
+    "PretrainedLM",
+    "ReportConfig",
+    "RetrieverConfig",
+    "RewriterConfig",
+    "RuntimeConfig",
+    "SamplingConfig",
+    "ScratchEncoder",
+    "ScratchLM",
+    "Section",
+    "SelectorConfig",
+    "ServerConfig",
+    "Share",
+    "SyntheticDataset",
+    "TrackingConfig",
+    "WarmStartConfig",
+    "WatchdogConfig",
+]

@@ -1,0 +1,53 @@
+"""Stage 1: where questions and passages come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from jointrag.config.base import Section, Share
+
+
+class SyntheticDataset(Section):
+    """Made-up countries (jointrag/datasets/synthetic.py): works offline, in seconds, from a seed."""
+
+    name: Literal["synthetic"] = "synthetic"
+    num_source_countries: PositiveInt = 44
+    """Countries for retriever training and the warm start."""
+    num_target_countries: PositiveInt = 16
+    """Countries whose questions and answers (nothing else) MAPPO trains on."""
+    num_dev_countries: PositiveInt = 2
+    num_test_countries: PositiveInt = 6
+    """Countries that no stage before evaluation asks about."""
+    num_people: PositiveInt = 20
+    """People per country; companies and films are 0.4 times as many."""
+    source_bridge_share: Share = 0.4
+    """Share of two-hop (bridge) questions in source countries; the rest is one-hop."""
+    target_bridge_share: Share = 0.6
+    """The same for target, dev and test countries."""
+    decomposition_share: Share = 0.4
+    """Share of source bridge questions that come with sub-questions."""
+    num_source_questions: PositiveInt = 12_000
+    num_train_questions: PositiveInt = 6_000
+    num_dev_questions: PositiveInt = 200
+    num_test_questions: PositiveInt = 1_000
+
+
+class FilesDataset(Section):
+    """Your own data: a folder with corpus.jsonl, train.jsonl, dev.jsonl, test.jsonl (format: data/README.md)."""
+
+    name: Literal["files"]
+    path: Path
+    """The folder."""
+
+
+class NamedDataset(Section):
+    """A public data set by name. Not available yet: prepare says so at once and names the way round."""
+
+    name: Literal["hotpotqa", "2wikimultihopqa", "ambigqa", "musique"]
+    corpus: Literal["own", "psgs_w100"] = "own"
+
+
+Dataset = Annotated[SyntheticDataset | FilesDataset | NamedDataset, Field(discriminator="name")]

@@ -1,0 +1,88 @@
+"""A whole run: one section per stage, and what goes around them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from jointrag.config.agents import AgentsConfig
+from jointrag.config.base import Section
+from jointrag.config.data import Dataset, SyntheticDataset
+from jointrag.config.language_model import LanguageModelSection, ScratchLM
+from jointrag.config.mappo import MappoConfig
+from jointrag.config.retrieval import IndexConfig, RetrieverConfig, ServerConfig
+from jointrag.config.supervised import AgentDataConfig, ControlConfig, WarmStartConfig
+
+
+class EvaluationConfig(Section):
+    """Stage 8: greedy answers of every trained model on the same held-out questions."""
+
+    num_questions: PositiveInt | None = None
+    """None: the whole test split."""
+    num_bootstrap: PositiveInt = 10_000
+    batch_size: PositiveInt = 128
+
+
+class ReportConfig(Section):
+    """Stage 9: report.md and a self-contained report.html."""
+
+    num_examples: Annotated[int, Field(ge=0)] = 6
+    """Questions shown with the full chain: half of them won by MAPPO, half lost."""
+
+
+class TrackingConfig(Section):
+    """Where runs are recorded."""
+
+    mlflow_uri: str | None = None
+    """None: MLFLOW_TRACKING_URI if set, else no tracking."""
+    experiment: str = "jointrag"
+
+
+class RuntimeConfig(Section):
+    """Where the work runs. Not part of any stage's key: the same artifact, faster or slower."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_threads: PositiveInt | None = None
+    """CPU threads per training process; None: torch's choice."""
+    num_processes: PositiveInt = 1
+    """Processes that share the training of a stage (torchrun), one per GPU or CPU core."""
+    accelerate_config: Path | None = None
+    """An accelerate config file (configs/accelerate/): training stages start with `accelerate launch`, for FSDP."""
+
+
+class PipelineConfig(Section):
+    """A whole run."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    workspace: Path = Path()
+    """Artifacts go to data/, models/ and runs/ below it."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    dataset: Dataset = SyntheticDataset()
+    retriever: RetrieverConfig = RetrieverConfig()
+    index: IndexConfig = IndexConfig()
+    server: ServerConfig = ServerConfig()
+    language_model: LanguageModelSection = ScratchLM()
+    agents: AgentsConfig = AgentsConfig()
+    agent_data: AgentDataConfig = AgentDataConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
+    mappo: MappoConfig = MappoConfig()
+    control: ControlConfig = ControlConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    report: ReportConfig = ReportConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> PipelineConfig:
+        if self.control.enabled and self.agent_data.num_control_questions == 0:
+            raise ValueError(
+                "control.enabled needs agent_data.num_control_questions > 0: there is nothing to train it on"
+            )
+        named = {"trained": set(self.mappo.trained or ()), "sampling_of": set(self.mappo.sampling_of)}
+        for setting, agents in named.items():
+            if unknown := agents - set(self.agents.chain):
+                raise ValueError(f"mappo.{setting} names {sorted(unknown)[0]!r}, which is not in agents.chain")
+        if self.warm_start.reading_epochs > 0 and self.agent_data.num_reading_examples == 0:
+            raise ValueError("warm_start.reading_epochs needs agent_data.num_reading_examples > 0")
+        return self
