@@ -133,6 +133,8 @@ class LocalLM:
         """One completion per prompt, in order. Long and short prompts are decoded apart, so little is padding."""
         import torch
 
+        from jointrag.decoding import Decoding
+
         encoded = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
         for ids, prompt in zip(encoded, prompts, strict=True):
             if len(ids) + max_new_tokens > self.max_length:
@@ -147,7 +149,7 @@ class LocalLM:
         with torch.no_grad():
             for batch in batches_by_length([len(ids) + max_new_tokens for ids in encoded], self.tokens_per_forward):
                 choices = [prompts[i].choices for i in batch]
-                decoded = _Decoding(self, [encoded[i] for i in batch], choices, sampling).run(max_new_tokens)
+                decoded = Decoding(self, [encoded[i] for i in batch], choices, sampling).run(max_new_tokens)
                 for i, completion in zip(batch, decoded, strict=True):
                     completions[i] = completion
         self.model.train(was_training)
@@ -181,100 +183,3 @@ def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[lis
             batches.append([])
         batches[-1].append(i)
     return batches
-
-
-class _Decoding:
-    """One batch being decoded. Rows that have ended leave the batch once they are half of it."""
-
-    def __init__(
-        self,
-        lm: LocalLM,
-        prompts: list[list[int]],
-        choices: list[tuple[str, ...] | None],
-        sampling: Sampling,
-    ) -> None:
-        self.lm, self.prompts, self.sampling = lm, prompts, sampling
-        self.lists = [lm.choice_list(c) if c is not None else None for c in choices]
-        self.restricted = any(choice_list is not None for choice_list in self.lists)
-        self.responses: list[list[int]] = [[] for _ in prompts]
-        self.logprobs: list[list[float]] = [[] for _ in prompts]
-        self.values: list[list[float]] = [[] for _ in prompts]
-
-    def run(self, max_new_tokens: int) -> list[Completion]:
-        import torch
-        from transformers import DynamicCache
-
-        decoder, head = decoder_and_head(self.lm.model)
-        device = self.lm.model.device
-        end = self.lm.end
-        width = max(map(len, self.prompts))
-        pads = torch.tensor([width - len(ids) for ids in self.prompts], device=device)
-        ids = torch.tensor([[end] * (width - len(ids)) + ids for ids in self.prompts], device=device)
-        mask = (torch.arange(width, device=device)[None] >= pads[:, None]).long()  # [batch, width]
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.lm.model.config)
-        rows = list(range(len(self.prompts)))  # which prompt each row of the batch is; ended rows linger for a while
-        alive = [True] * len(rows)
-        for step in range(max_new_tokens):
-            hidden = decoder(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            ).last_hidden_state[:, -1]  # [batch, hidden]
-            tokens, logprobs = self._draw(head(hidden), rows)
-            values = self.lm.value_head(hidden).tolist() if self.lm.value_head else None
-            drawn = tokens.tolist()
-            for j, (row, token, logprob) in enumerate(zip(rows, drawn, logprobs.tolist(), strict=True)):
-                if alive[j]:
-                    self.responses[row].append(token)
-                    self.logprobs[row].append(logprob)
-                    if values is not None:
-                        self.values[row].append(values[j])
-                    alive[j] = token != end
-            num_alive = sum(alive)
-            if num_alive == 0 or step == max_new_tokens - 1:
-                break
-            ids, positions = tokens[:, None], positions[:, -1:] + 1
-            if num_alive <= len(rows) // 2:
-                keep = [j for j, is_alive in enumerate(alive) if is_alive]
-                index = torch.tensor(keep, device=device)
-                cache.batch_select_indices(index)
-                ids, positions, mask = ids[index], positions[index], mask[index]
-                rows, alive = [rows[j] for j in keep], [True] * len(keep)
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        return [self._completion(i) for i in range(len(self.prompts))]
-
-    def _draw(self, logits: torch.Tensor, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Next tokens [batch] and their log-probabilities [batch] under the restricted, tempered distribution."""
-        import torch
-
-        logits = logits.float()
-        if self.sampling.temperature > 0:
-            logits = logits / self.sampling.temperature
-        if self.restricted:
-            forbidden = torch.ones_like(logits, dtype=torch.bool)
-            for j, row in enumerate(rows):
-                forbidden[j, self._allowed(row)] = False
-            logits = logits.masked_fill(forbidden, float("-inf"))
-        logprobs = torch.log_softmax(logits, dim=-1)
-        if self.sampling.temperature > 0:
-            tokens = torch.multinomial(logprobs.exp(), 1, generator=self.sampling.generator)[:, 0]
-        else:
-            tokens = logprobs.argmax(-1)
-        return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
-
-    def _allowed(self, row: int) -> Any:
-        choice_list, written = self.lists[row], self.responses[row]
-        if choice_list is None:
-            return slice(None)
-        if written and written[-1] == self.lm.end:
-            return [self.lm.end]  # an ended row: what it draws is not looked at
-        return list(choice_list.allowed(tuple(written)))
-
-    def _completion(self, i: int) -> Completion:
-        text = str(self.lm.tokenizer.decode(self.responses[i], skip_special_tokens=True))
-        return Completion(
-            text=text.strip(),
-            prompt_ids=tuple(self.prompts[i]),
-            response_ids=tuple(self.responses[i]),
-            logprobs=tuple(self.logprobs[i]),
-            values=tuple(self.values[i]),
-        )

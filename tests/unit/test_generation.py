@@ -4,6 +4,7 @@ sampled from, and a restricted response is always a valid list."""
 import pytest
 import torch
 
+from jointrag.decoding import truncate
 from jointrag.generation import (
     GREEDY,
     Sampling,
@@ -96,3 +97,71 @@ def test_batches_by_length_fit_the_budget_and_cover_everything():
     assert sorted(i for batch in batches for i in batch) == list(range(6))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 60
+
+
+def log(*probabilities: float) -> torch.Tensor:
+    return torch.tensor([probabilities]).log()
+
+
+@pytest.mark.parametrize(
+    "top_k, top_p, kept",
+    [
+        (2, 1.0, (0.625, 0.375, 0.0, 0.0)),
+        (3, 1.0, (0.5, 0.3, 0.1, 0.1)),  # the third and the fourth are equally likely: neither goes
+        (9, 1.0, (0.5, 0.3, 0.1, 0.1)),
+        (None, 0.3, (1.0, 0.0, 0.0, 0.0)),  # the most likely token alone is more than that, and stays
+        (None, 0.7, (0.625, 0.375, 0.0, 0.0)),
+        (None, 0.85, (0.5, 0.3, 0.1, 0.1)),  # again a tie
+        (2, 0.6, (1.0, 0.0, 0.0, 0.0)),  # of what top-k leaves, the first is 0.625
+    ],
+)
+def test_truncation_by_hand(top_k, top_p, kept):
+    shuffled = torch.tensor([2, 0, 3, 1])
+    truncated = truncate(log(0.5, 0.3, 0.1, 0.1)[:, shuffled], top_k, top_p)
+    torch.testing.assert_close(truncated, log(*kept)[:, shuffled])
+
+
+def test_a_forbidden_token_stays_forbidden():
+    truncated = truncate(log(0.9, 0.1, 0.0), top_k=3, top_p=0.999)
+    torch.testing.assert_close(truncated, log(0.9, 0.1, 0.0))
+
+
+@pytest.mark.parametrize("top_k, top_p", [(5, 1.0), (None, 0.9), (None, 0.2), (20, 0.7), (1, 0.5)])
+def test_truncation_equals_that_of_transformers(top_k, top_p):
+    from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+    logprobs = torch.randn(64, 200, generator=torch.Generator().manual_seed(0)).mul(2).log_softmax(-1)
+    theirs = logprobs
+    if top_k is not None:
+        theirs = TopKLogitsWarper(top_k)(None, theirs)  # type: ignore[arg-type]
+    if top_p < 1:
+        theirs = TopPLogitsWarper(top_p)(None, theirs)  # type: ignore[arg-type]
+    torch.testing.assert_close(truncate(logprobs, top_k, top_p), theirs.log_softmax(-1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("choices", [None, CHOICES])
+def test_truncated_samples_know_what_they_were_drawn_from(lm, choices):
+    prompts = [Prompt("selector", "", f"{q.text}{' again' * i}", choices) for i, q in enumerate(QUESTIONS)]
+    sampling = Sampling(0.7, torch.Generator().manual_seed(0), top_p=0.8, top_k=20)
+    for completion in lm.generate(prompts, 6, sampling):
+        ids = torch.tensor([[*completion.prompt_ids, *completion.response_ids]])
+        logits = lm.model(ids).logits[0, len(completion.prompt_ids) - 1 : -1] / 0.7
+        assert len(completion.support) == len(completion.response_ids)
+        for j, (token, support) in enumerate(zip(completion.response_ids, completion.support, strict=True)):
+            if choices is not None:
+                allowed = lm.choice_list(choices).allowed(completion.response_ids[:j])
+                assert set(support) <= set(allowed)
+                logits[j, [i for i in range(logits.shape[1]) if i not in allowed]] = float("-inf")
+            expected = truncate(logits[j].log_softmax(-1), 20, 0.8)
+            assert list(support) == expected.isfinite().nonzero()[:, 0].tolist()
+            assert token in support
+            assert completion.logprobs[j] == pytest.approx(float(expected[token]), abs=1e-4)
+
+
+def test_support_is_recorded_only_where_something_is_cut_off(lm):
+    generator = torch.Generator().manual_seed(0)
+    assert all(not c.support for c in lm.generate(PROMPTS, 4, Sampling(1.0, generator)))
+    greedy = lm.generate(PROMPTS, 4, GREEDY)
+    assert lm.generate(PROMPTS, 4, Sampling(0.0, generator, top_p=0.1, top_k=3)) == greedy
+    assert all(len(ids) == 1 for c in lm.generate(PROMPTS, 4, Sampling(1.0, generator, top_k=1)) for ids in c.support)
