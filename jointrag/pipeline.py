@@ -1,11 +1,12 @@
 """The chain: rewrite → retrieve → select → generate, from questions to episodes.
 
-Rollouts, evaluation, serving and demos all call `answer`; there is no second way through the agents.
+Rollouts, evaluation, serving and demos all call `answer` (or `answering`, to see every agent's part); there is no second
+way through the agents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from jointrag.agents import Agent, Chain
@@ -18,13 +19,27 @@ def answer(
     questions: Sequence[Question], chain: Chain, retriever: Retriever, llm: LanguageModel, sampling: Sampling
 ) -> list[Episode]:
     """One finished episode per question, in the order of `questions`."""
-    episodes = [Episode(question, sub_questions=(question.text,)) for question in questions]
-    for agent in chain.before_retrieval:
-        episodes = speak(agent, episodes, llm, sampling)
-    episodes = retrieve(episodes, retriever, chain.num_candidates)
-    for agent in chain.after_retrieval:
-        episodes = speak(agent, episodes, llm, sampling)
+    *_, episodes = answering(questions, chain, retriever, llm, sampling)
     return episodes
+
+
+def answering(
+    questions: Sequence[Question], chain: Chain, retriever: Retriever, llm: LanguageModel, sampling: Sampling
+) -> Iterator[list[Episode]]:
+    """The episodes after every agent of the chain, in the order in which they speak; the last are finished.
+
+    Retrieval follows the last agent before it, and what it found is in the episodes after that agent: they show what
+    its words led to. A chain that begins with reading retrieves the question itself.
+    """
+    asking = chain.before_retrieval
+    episodes = [Episode(question, sub_questions=(question.text,)) for question in questions]
+    if not asking:
+        episodes = retrieve(episodes, retriever, chain.num_candidates)
+    for agent in (*asking, *chain.after_retrieval):
+        episodes = speak(agent, episodes, llm, sampling)
+        if asking and agent is asking[-1]:
+            episodes = retrieve(episodes, retriever, chain.num_candidates)
+        yield episodes
 
 
 def speak(agent: Agent, episodes: Sequence[Episode], llm: LanguageModel, sampling: Sampling) -> list[Episode]:
