@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from jointrag import adapters
 from jointrag.choices import ChoiceList
 from jointrag.config import LanguageModelSection
 from jointrag.types import Prompt
@@ -93,7 +94,7 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 class LocalLM:
-    """A causal language model in this process.
+    """A causal language model in this process. Where it has adapters named like agents, each agent speaks with its own.
 
     `value_head`, where set, maps hidden states [batch, hidden] to values [batch]; completions then carry them.
     `max_length` bounds prompt plus response; a prompt that leaves no room is a ValueError.
@@ -116,11 +117,11 @@ class LocalLM:
 
     @classmethod
     def load(cls, path: Path | str, config: LanguageModelSection, device: str = "auto") -> LocalLM:
-        """Load a transformers folder (or Hugging Face name) for inference."""
+        """Load a transformers folder (or Hugging Face name) for inference, the agents' adapters included."""
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = load_model(path, config, device)
+        model = adapters.load_adapters(load_model(path, config, device), path)
         return cls(model.eval(), tokenizer, max_length=config.max_length)
 
     def choice_list(self, choices: tuple[str, ...]) -> ChoiceList:
@@ -129,12 +130,21 @@ class LocalLM:
             self._choice_lists[choices] = ChoiceList(self.tokenizer, choices)
         return self._choice_lists[choices]
 
+    def play(self, agent: str) -> None:
+        """Speak with this agent's adapter, if the model has adapters."""
+        adapters.play(self.model, agent)
+
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling) -> list[Completion]:
-        """One completion per prompt, in order. Long and short prompts are decoded apart, so little is padding."""
+        """One completion per prompt, in order; all prompts are of one agent. Long and short ones are decoded apart, so
+        little is padding."""
         import torch
 
         from jointrag.decoding import Decoding
 
+        agents = {prompt.agent for prompt in prompts}
+        assert len(agents) <= 1, f"one agent at a time, not {sorted(agents)}"
+        for agent in agents:
+            self.play(agent)
         encoded = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
         for ids, prompt in zip(encoded, prompts, strict=True):
             if len(ids) + max_new_tokens > self.max_length:
