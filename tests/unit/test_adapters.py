@@ -1,4 +1,4 @@
-"""Adapters per agent: each speaks with its own, what is trained stays what was trained, folders come back as they were."""
+"""Adapters per agent: each speaks with its own, playing changes nothing about what is trained, folders come back."""
 
 import pytest
 import torch
