@@ -78,8 +78,8 @@ def adapters_off(model: Any) -> Iterator[None]:
 
 
 def save_model(model: Any, path: Path, agents: Sequence[str]) -> None:
-    """Write a transformers folder. A shared adapter becomes part of the weights; those that `agents` have of their own go
-    beside them. Adapters of others are left out, and `model` is of no more use."""
+    """Write a transformers folder. A shared adapter becomes part of the weights; those that `agents` have of their own
+    go beside them. Adapters of others are left out, and `model` is of no more use."""
     own = [agent for agent in agents if agent in getattr(model, "peft_config", ())]
     if own:
         model.save_pretrained(str(path / FOLDER), selected_adapters=own, save_embedding_layers=False)
