@@ -1,6 +1,6 @@
 """The chain: rewrite → retrieve → select → generate, from questions to episodes.
 
-Rollouts, evaluation, serving and demos all call `answer` (or `answering`, to see every agent's part); there is no second
+Rollouts, evaluation, serving and demos all call `answer`, or `answering` to see every agent's part; there is no second
 way through the agents.
 """
 

@@ -12,14 +12,14 @@ from jointrag.pipeline import answer, answering
 from jointrag.types import Hit, Prompt
 from tests.tiny import AGENTS, PASSAGES, QUESTIONS, FixedRetriever
 
+SAID = {"rewriter": "Where is Anna ?\nWhere is Ben ?", "selector": "Document1", "generator": "Oslo"}
+
 
 class Script:
     """Says the same for every prompt of an agent."""
 
-    said = {"rewriter": "Where is Anna ?\nWhere is Ben ?", "selector": "Document1", "generator": "Oslo"}
-
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling) -> list[Completion]:
-        return [Completion(self.said[prompt.agent]) for prompt in prompts]
+        return [Completion(SAID[prompt.agent]) for prompt in prompts]
 
 
 class CountingRetriever(FixedRetriever):
