@@ -1,0 +1,204 @@
+"""How fast is a step of MAPPO, and how much memory does it take? Ours against a loop in the usual shape.
+
+    python -m benchmarks.mappo_step              # writes benchmarks/results/mappo_step.json
+    python -m benchmarks.mappo_step --quick      # smaller, under two minutes: does the script run?
+
+"theirs" is benchmarks/reference_loop.py: transformers' generate on 4 left-padded prompts, logits at every position, a
+second model as the reference. Both sides have the same weights to begin with, the same questions, retriever, number of
+episodes, PPO epochs and threads. Three questions:
+
+- episodes per second on the demo's model and agents, every weight trained;
+- the same with 4 layers of 512 and a vocabulary of 32,000, LoRA on all linear layers;
+- peak memory of that model when the selector reads ten long passages, some 1,500 tokens. Each measurement is a process
+  of its own; what counts is how far its resident memory rises above what it held once the models were loaded.
+
+Weights are random, so responses hardly ever end before max_new_tokens, on either side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import record
+from benchmarks.record import Case, compared
+from jointrag.agents import Chain, build_chain
+from jointrag.config import AgentsConfig, Lora, MappoConfig
+from jointrag.presets import resolve
+
+RESULTS = Path(__file__).parent / "results" / "mappo_step.json"
+SIDES = ("ours", "theirs")
+ROUNDS = 3
+VOCABULARY = 32_000
+NOTES = (
+    "Random weights: responses run to max_new_tokens on both sides, except the selector's. A step is rollout, scoring "
+    "and update; medians of {rounds} after a warm-up, sides in turn, {threads} threads each. Memory: fresh processes; "
+    "ours, theirs and ratio are the rise of the resident set's peak over what was resident once the models were loaded "
+    "(theirs: policy and reference); the peaks themselves are in detail."
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One case: what is trained, on what."""
+
+    name: str
+    model: Callable[[Any], tuple[Any, Any]]  # World -> model, tokenizer
+    config: MappoConfig
+    agents: AgentsConfig
+    passage_words: int = 0
+
+    def loop(self, side: str) -> Any:
+        """Ours or theirs, from the same random weights."""
+        import torch
+
+        from benchmarks.loops import OurLoop
+        from benchmarks.reference_loop import ReferenceLoop
+        from benchmarks.workload import WordMatchRetriever, make_world
+
+        torch.manual_seed(0)
+        world = make_world(num_questions=256, passage_words=self.passage_words)
+        model, tokenizer = self.model(world)
+        chain: Chain = build_chain(self.agents)
+        kind = {"ours": OurLoop, "theirs": ReferenceLoop}[side]
+        retriever = WordMatchRetriever(world.passages)
+        return kind(self.config, chain, model, tokenizer, world.questions, retriever, seed=0)
+
+
+def setups(quick: bool) -> dict[str, Setup]:
+    num_episodes = 16 if quick else 64
+    config = MappoConfig(questions_per_step=num_episodes, minibatch_episodes=num_episodes // 2, dev_every=0)
+    agents = resolve("demo").agents
+    if quick:
+        agents = agents.model_copy(update={"rewriter": agents.rewriter.model_copy(update={"max_new_tokens": 12})})
+    # a forward pass of ours as large as one of theirs: 4 turns of some 1,600 tokens
+    long = config.model_copy(
+        update={"questions_per_step": 4 if quick else 8, "minibatch_episodes": 4, "tokens_per_forward": 6_400}
+    )
+    return {
+        "demo": Setup("episodes/s, the demo's model", _demo, config, agents),
+        "wide": Setup(f"episodes/s, 4 layers of 512, {VOCABULARY:,} words", _wide, config, agents),
+        "memory": Setup(
+            f"peak memory, {VOCABULARY:,} words, prompts of 1,500 tokens", _wide, long, AgentsConfig(), passage_words=140
+        ),
+    }
+
+
+def _demo(world: Any) -> tuple[Any, Any]:
+    from benchmarks.workload import demo_model
+
+    return demo_model(world, "cpu")
+
+
+def _wide(world: Any) -> tuple[Any, Any]:
+    from benchmarks.workload import llama
+
+    return llama(
+        world,
+        "cpu",
+        hidden_size=512,
+        num_layers=4,
+        num_heads=8,
+        num_kv_heads=8,
+        intermediate_size=1408,
+        vocabulary=VOCABULARY,
+        lora=Lora(),
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer episodes; writes no file unless --out is given")
+    parser.add_argument("--out", type=Path, help=f"default: {RESULTS.name} in benchmarks/results/; none with --quick")
+    parser.add_argument("--threads", type=int, default=record.num_cores(), help="torch threads (default: all cores)")
+    parser.add_argument("--cases", nargs="+", choices=list(setups(False)), default=list(setups(False)))
+    parser.add_argument("--probe", choices=SIDES, help=argparse.SUPPRESS)  # one memory measurement, in this process
+    given = parser.parse_args()
+
+    import torch
+
+    logging.disable(logging.INFO)
+    torch.set_num_threads(given.threads)
+    if given.probe:
+        print(json.dumps(probe(setups(given.quick)["memory"], given.probe)))
+        return 0
+    cases: list[Case] = []
+    for name in given.cases:
+        setup = setups(given.quick)[name]
+        print(f"{setup.name} …", file=sys.stderr)
+        cases += memory(setup, given.quick, given.threads) if name == "memory" else [speed(setup)]
+    print(record.table(cases))
+    out = given.out or (None if given.quick else RESULTS)
+    if out:
+        record.write(out, cases, NOTES.format(rounds=ROUNDS, threads=given.threads))
+    return 0
+
+
+def speed(setup: Setup) -> Case:
+    """Episodes per second, both sides in this process."""
+    from benchmarks.loops import interleaved
+
+    ours, theirs = interleaved(setup.loop("ours"), setup.loop("theirs"), ROUNDS)
+    detail = {"ours": ours.detail(), "theirs": theirs.detail()}
+    return compared(setup.name, ours.episodes_per_s, theirs.episodes_per_s, "episodes/s", ">= 4", detail)
+
+
+def memory(setup: Setup, quick: bool, threads: int) -> list[Case]:
+    """Rise of the peak, a process per measurement; and the episodes per second of the same processes."""
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    for _ in range(1 if quick else ROUNDS):
+        for side in SIDES:
+            command = [sys.executable, "-m", "benchmarks.mappo_step", "--probe", side, "--threads", str(threads)]
+            done = subprocess.run([*command, *["--quick"] * quick], capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"measuring {side} failed:\n{done.stderr}")
+            found[side].append(json.loads(done.stdout.splitlines()[-1]))
+
+    def median(side: str, name: str) -> float:
+        return statistics.median(row[name] for row in found[side])
+
+    detail = {side: {name: round(median(side, name), 3) for name in found[side][0]} for side in SIDES}
+    rise, speed = ((median("ours", name), median("theirs", name)) for name in ("rise_mib", "episodes_per_s"))
+    return [
+        compared(setup.name, *rise, "MiB", "<= 0.333", detail),
+        compared("episodes/s in the same processes, first step", *speed, "episodes/s"),
+    ]
+
+
+def probe(setup: Setup, side: str) -> dict[str, float]:
+    """Load, take one step, and say what it took."""
+    loop = setup.loop(side)
+    loaded = _resident_mib("VmRSS")
+    step = loop.step()
+    peak = _resident_mib("VmHWM")
+    return {
+        "rise_mib": peak - loaded,
+        "peak_mib": peak,
+        "loaded_mib": loaded,
+        "episodes_per_s": step.num_episodes / step.seconds,
+        "rollout_s": step.rollout_s,
+        "reference_s": step.reference_s,
+        "update_s": step.update_s,
+        "longest_prompt": float(max(prompt for prompt, _ in step.lengths)),
+    }
+
+
+def _resident_mib(name: str) -> float:
+    """VmRSS: resident now; VmHWM: its peak. getrusage's maximum will not do: a child starts with its parent's."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        raise SystemExit("peak memory is read from /proc/self/status, which this system lacks; leave out: --cases")
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(fields[name].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
