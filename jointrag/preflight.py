@@ -1,7 +1,8 @@
 """Whatever cannot work fails in the first second, with a sentence that says what to do.
 
 Cheap looks only: files that are missing or empty, a model that is not at hand while offline, a device that is not
-there, a port that is taken. What is inside the files is checked by the stage that reads them.
+there, a port that is taken, a reward function that cannot be imported. What is inside the files is checked by the stage
+that reads them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jointrag.config import Dataset, FilesDataset, NamedDataset, PipelineConfig, PretrainedEncoder, PretrainedLM
+from jointrag.own_code import load_function
 from jointrag.presets import ConfigError
 
 FILES = {"corpus.jsonl": "passages", "train.jsonl": "questions", "dev.jsonl": "questions", "test.jsonl": "questions"}
@@ -33,6 +35,7 @@ def _problems(config: PipelineConfig) -> Iterator[str]:
         yield from model_problems("retriever.encoder.name", config.retriever.encoder.name)
     if isinstance(config.language_model, PretrainedLM):
         yield from model_problems("language_model.name", config.language_model.name)
+    yield from _reward_problems(config.mappo.reward)
     if config.server.port and not port_is_free(config.server.host, config.server.port):
         yield (
             f"server.port={config.server.port} is in use on {config.server.host}; "
@@ -84,6 +87,15 @@ def model_problems(setting: str, name: str) -> Iterator[str]:
             f"{setting}={name} is neither a folder nor in the Hugging Face cache, and HF_HUB_OFFLINE is set; "
             "unset it, or download the model first and give its folder"
         )
+
+
+def _reward_problems(reward: str | dict[str, float]) -> Iterator[str]:
+    for name in [reward] if isinstance(reward, str) else reward:
+        if ":" in name:  # the others are known names
+            try:
+                load_function(name)
+            except ValueError as error:
+                yield f"mappo.reward={name}: {error}"
 
 
 def port_is_free(host: str, port: int) -> bool:
