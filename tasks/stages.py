@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jointrag.artifacts import Artifact, outside
 from jointrag.config import FilesDataset, PretrainedEncoder, PretrainedLM
+from jointrag.own_code import source_file
 from tasks.run import Run, Stage
 from tasks.serve import RetrievalServer
 
@@ -58,7 +59,8 @@ def warm_start(run: Run, agent_data: Artifact) -> Artifact:
 def mappo(run: Run, agent_data: Artifact, warm_start: Artifact, server: RetrievalServer) -> Artifact:
     """Stage 7: all agents, jointly by PPO."""
     sections = {"config": run.config.mappo, "agents": run.config.agents, "model": run.config.language_model}
-    return run.build(MAPPO, sections, {"agent_data": agent_data, "warm_start": warm_start}, server=server)
+    inputs = {"agent_data": agent_data, "warm_start": warm_start}
+    return run.build(MAPPO, sections, inputs, server=server, sources=_own_rewards(run.config.mappo.reward))
 
 
 def control(run: Run, agent_data: Artifact, warm_start: Artifact, mappo: Artifact) -> Artifact:
@@ -86,3 +88,10 @@ def report(run: Run, evaluation: Artifact, mappo: Artifact) -> Artifact:
 def _own_model(name: str) -> dict[str, Artifact]:
     """A model folder of the user's counts by its content, not by its path alone."""
     return {"pretrained": outside(Path(name), "model")} if Path(name).is_dir() else {}
+
+
+def _own_rewards(reward: str | dict[str, float]) -> dict[str, Artifact]:
+    """A reward function of the user's counts by the content of its file: changed code is another training."""
+    names = [reward] if isinstance(reward, str) else reward
+    files = {name: source_file(name) for name in names if ":" in name}
+    return {f"reward {name}": outside(file, "reward") for name, file in files.items() if file}

@@ -1,0 +1,35 @@
+"""What the key of a stage depends on beside its settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from jointrag.artifacts import Artifact
+from jointrag.presets import resolve
+from tasks import stages
+
+
+def mappo_sources(*overrides: str) -> dict[str, str]:
+    """The fingerprints of what MAPPO's key depends on though the stage is not called with it."""
+    given: dict[str, Any] = {}
+    run: Any = SimpleNamespace(config=resolve("smoke", overrides), build=lambda *_, **keywords: given.update(keywords))
+    artifact = Artifact("any", Path("any"), "any")
+    stages.mappo(run, artifact, artifact, server=None)  # type: ignore[arg-type]
+    return {name: source.fingerprint for name, source in given["sources"].items()}
+
+
+def test_a_reward_function_counts_by_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "rewards_for_stages.py"
+    file.write_text("def f(episode):\n    return 1.0\n")
+    setting = "mappo.reward={f1: 0.5, 'rewards_for_stages:f': 0.5}"
+    assert mappo_sources() == {}
+    before = mappo_sources(setting)
+    assert list(before) == ["reward rewards_for_stages:f"]
+    assert mappo_sources(setting) == before
+    file.write_text("def f(episode):\n    return 2.0\n")
+    assert mappo_sources(setting) != before
