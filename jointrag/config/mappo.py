@@ -113,6 +113,8 @@ class MappoConfig(Section):
     watchdog: WatchdogConfig = WatchdogConfig()
     tokens_per_forward: PositiveInt = 16_384
     """Most tokens (padding included) in one forward pass."""
+    gradient_checkpointing: bool = False
+    """Less memory in the update for a third more time."""
 
     @field_validator("reward")
     @classmethod
@@ -131,6 +133,8 @@ class MappoConfig(Section):
             raise ValueError(f"minibatch_episodes={self.minibatch_episodes} is more than the {num_episodes} of a step")
         if self.advantage != "gae" and self.rollouts_per_question < 2:
             raise ValueError(f"advantage={self.advantage} compares rollouts: set rollouts_per_question to 2 or more")
+        if self.watchdog.action == "roll_back" and self.dev_every == 0:
+            raise ValueError("watchdog.action=roll_back goes back to the best step on dev: set dev_every above 0")
         if self.kl_target is not None and self.kl_coefficient < self.kl_floor:
             raise ValueError(f"kl_coefficient={self.kl_coefficient} starts below kl_floor={self.kl_floor}")
         return self

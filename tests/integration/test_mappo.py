@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from jointrag.agents import build_chain
-from jointrag.config import MappoConfig
+from jointrag.config import MappoConfig, SamplingConfig
 from jointrag.generation import LocalLM, Sampling
 from jointrag.pipeline import answer
 from tests.tiny import AGENTS, QUESTIONS, FixedRetriever, chain, tiny_lm
@@ -28,8 +28,9 @@ def sample(policy: Policy, temperature: float = 1.0):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_importance_ratio_is_one_on_fresh_episodes(temperature):
     """The selector's restriction and the temperature are in the log-probabilities of both sides."""
-    policy = Policy(tiny_lm(), temperature)
-    torch.nn.init.normal_(policy.value_head.linear.weight)
+    policy = Policy(tiny_lm(), CONFIG.model_copy(update={"sampling": SamplingConfig(temperature=temperature)}))
+    assert policy.critic
+    torch.nn.init.normal_(policy.critic.head.linear.weight)
     turns = [turn for episode in sample(policy, temperature) for turn in episode.turns]
     assert {turn.agent for turn in turns} == {"rewriter", "selector", "generator"}
     with torch.no_grad():
@@ -38,16 +39,16 @@ def test_importance_ratio_is_one_on_fresh_episodes(temperature):
     values = torch.tensor([value for turn in turns for value in turn.values])
     assert (now.logprobs - sampled).abs().max() <= 1e-4
     assert (now.values - values).abs().max() <= 1e-4
-    reference = torch.cat(policy.reference_logprobs(turns, 500))
+    reference = torch.cat(policy.reference_logprobs(turns))
     assert (reference - sampled).abs().max() <= 1e-4  # nothing is trained yet: the reference is the policy
 
 
 def test_the_reference_does_not_move_with_the_policy(tmp_path):
-    policy = Policy(tiny_lm(), 1.0)
+    policy = Policy(tiny_lm(), CONFIG)
     turns = [turn for episode in sample(policy) for turn in episode.turns]
-    before = torch.cat(policy.reference_logprobs(turns, 10_000))
+    before = torch.cat(policy.reference_logprobs(turns))
     run(CONFIG, chain(), policy, QUESTIONS, [], FixedRetriever(), seed=0, out=tmp_path)
-    torch.testing.assert_close(torch.cat(policy.reference_logprobs(turns, 10_000)), before)
+    torch.testing.assert_close(torch.cat(policy.reference_logprobs(turns)), before)
     with torch.no_grad():
         assert (policy.evaluate(turns).logprobs - before).abs().max() > 1e-3
 
@@ -74,7 +75,7 @@ def test_training_raises_the_reward(tmp_path, estimator):
             **ESTIMATORS[estimator],
         }
     )
-    policy = Policy(tiny_lm(), 1.0)
+    policy = Policy(tiny_lm(), config)
     run(config, generator_only, policy, QUESTIONS, [], FixedRetriever(), seed=0, out=tmp_path)
     rewards = [json.loads(line)["mappo/reward"] for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert sum(rewards[:5]) / 5 < 0.15
@@ -87,14 +88,14 @@ def test_kl_in_the_loss_holds_the_policy_back(tmp_path):
     def final_kl(kl_coefficient: float) -> float:
         config = CONFIG.model_copy(update={"kl_in": "loss", "kl_coefficient": kl_coefficient, "kl_target": None})
         out = tmp_path / str(kl_coefficient)
-        run(config, chain(), Policy(tiny_lm(), 1.0), QUESTIONS, [], FixedRetriever(), seed=0, out=out)
+        run(config, chain(), Policy(tiny_lm(), config), QUESTIONS, [], FixedRetriever(), seed=0, out=out)
         return json.loads((out / "history.jsonl").read_text().splitlines()[-1])["mappo/kl"]
 
     assert final_kl(5.0) < 0.5 * final_kl(0.0)
 
 
 def test_only_the_trained_agents_are_learned_from(tmp_path, monkeypatch):
-    policy = Policy(tiny_lm(), 1.0)
+    policy = Policy(tiny_lm(), CONFIG)
     learned = []
     evaluate = policy.evaluate
     monkeypatch.setattr(policy, "evaluate", lambda turns: learned.extend(t.agent for t in turns) or evaluate(turns))
@@ -107,7 +108,7 @@ def test_an_entropy_bonus_keeps_responses_open(tmp_path):
     def final_entropy(coefficient: float) -> float:
         config = CONFIG.model_copy(update={"entropy_coefficient": coefficient, "num_steps": 10})
         out = tmp_path / str(coefficient)
-        policy = Policy(tiny_lm(), 1.0, trains_entropy=coefficient > 0)
+        policy = Policy(tiny_lm(), config)
         run(config, chain(), policy, QUESTIONS, [], FixedRetriever(), seed=0, out=out)
         return json.loads((out / "history.jsonl").read_text().splitlines()[-1])["mappo/entropy"]
 
@@ -116,7 +117,7 @@ def test_an_entropy_bonus_keeps_responses_open(tmp_path):
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     def trained(out, num_steps):
-        policy = Policy(tiny_lm(), 1.0)
+        policy = Policy(tiny_lm(), CONFIG)
         run(
             CONFIG.model_copy(update={"num_steps": num_steps}),
             chain(),
@@ -151,10 +152,10 @@ def test_adapters_are_the_policy_and_the_base_is_the_reference(tmp_path):
 
     lm = tiny_lm()
     adapted = get_peft_model(lm.model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))  # type: ignore[arg-type]
-    policy = Policy(LocalLM(adapted, lm.tokenizer, lm.max_length), 1.0)  # type: ignore[arg-type]
+    policy = Policy(LocalLM(adapted, lm.tokenizer, lm.max_length), CONFIG)  # type: ignore[arg-type]
     turns = [turn for episode in sample(policy) for turn in episode.turns]
-    before = torch.cat(policy.reference_logprobs(turns, 10_000))
+    before = torch.cat(policy.reference_logprobs(turns))
     run(CONFIG, chain(), policy, QUESTIONS, [], FixedRetriever(), seed=0, out=tmp_path)
-    torch.testing.assert_close(torch.cat(policy.reference_logprobs(turns, 10_000)), before)
+    torch.testing.assert_close(torch.cat(policy.reference_logprobs(turns)), before)
     with torch.no_grad():
         assert (policy.evaluate(turns).logprobs - before).abs().max() > 1e-4

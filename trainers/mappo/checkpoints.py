@@ -1,68 +1,98 @@
-"""Everything a run needs to go on after step n, in one file, written aside and renamed."""
+"""Everything a run needs to go on after step n, in one file, written aside and renamed; and the best weights so far.
+
+The data order and the random numbers of a step follow from the seed and the step's number, so they need no place here.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from jointrag.jsonl import write_jsonl
+from trainers.mappo.policy import Policy
 
 logger = logging.getLogger(__name__)
+KEEP = 2
+BEST = "best.pt"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come."""
+    """How far a run has come, and all that it carries from step to step but for weights and optimiser."""
 
     step: int = 0  # steps done
     train_seconds: float = 0.0
     kl_coefficient: float = 0.0
+    rate_factor: float = 1.0  # halved by every roll-back
+    skipped_updates: int = 0  # not finite, all in all
+    bad_updates: int = 0  # the same, in a row until now
+    best_step: int | None = None
+    best_dev_f1: float = -1.0
+    watchdog: dict[str, Any] = field(default_factory=dict)
+    ended: str = ""  # why the watchdog ended the run
+    last: dict[str, Any] = field(default_factory=dict)  # the step's line in the history
 
 
-def save(folder: Path, progress: Progress, policy: Any, optimizer: torch.optim.Optimizer, keep: int = 2) -> None:
-    """Write `folder`/step-n.pt and drop all but the last `keep`. The data order and the random numbers of a step follow
-    from the seed and its number, so they need no place here."""
-    folder.mkdir(parents=True, exist_ok=True)
-    trained = {name: p.detach().cpu() for name, p in policy.model.named_parameters() if p.requires_grad}
-    state = {
-        "progress": vars(progress),
-        "policy": trained,
-        "value_head": policy.value_head.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    path = folder / f"step-{progress.step:06d}.pt"
-    aside = path.with_suffix(".tmp")
-    torch.save(state, aside)
-    aside.replace(path)
-    for old in _steps(folder)[:-keep]:
-        old.unlink()
+class Checkpoints:
+    """The checkpoints of one run. `writes`: whether this process is the one that writes them."""
 
+    def __init__(self, folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, writes: bool) -> None:
+        self.folder, self.writes = folder, writes
+        self._policy, self._optimizer = policy, optimizer
+        folder.mkdir(parents=True, exist_ok=True)
 
-def resume(folder: Path, history: Path, policy: Any, optimizer: torch.optim.Optimizer, start: Progress) -> Progress:
-    """Load the newest checkpoint into policy and optimizer; `start` where there is none. The history loses the lines of
-    steps that will be done again."""
-    paths = _steps(folder)
-    if not paths:
-        history.unlink(missing_ok=True)
-        return start
-    state = torch.load(paths[-1], map_location=policy.model.device, weights_only=True)
-    parameters = dict(policy.model.named_parameters())
-    with torch.no_grad():
-        for name, value in state["policy"].items():
-            parameters[name].copy_(value)
-    policy.value_head.load_state_dict(state["value_head"])
-    optimizer.load_state_dict(state["optimizer"])
-    progress = Progress(**state["progress"])
-    lines = [json.loads(line) for line in history.read_text().splitlines() if line.endswith("}")]
-    write_jsonl(history, [line for line in lines if line["step"] <= progress.step])
-    logger.info("MAPPO resumes after step %d", progress.step)
-    return progress
+    def save(self, progress: Progress) -> None:
+        """Write step-n.pt and drop all but the last two."""
+        if not self.writes:
+            return
+        self._write(f"step-{progress.step:06d}.pt", progress)
+        for old in self._steps()[:-KEEP]:
+            old.unlink()
 
+    def keep_best(self, progress: Progress) -> None:
+        """Write best.pt: these weights did better on dev than any before."""
+        if self.writes:
+            self._write(BEST, progress)
 
-def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.pt"))
+    def resume(self, start: Progress) -> Progress:
+        """Load the newest checkpoint into policy and optimiser; `start` where there is none.
+
+        Best weights found after that checkpoint are found again in the steps that are done again.
+        """
+        paths = self._steps()
+        if not paths:
+            (self.folder / BEST).unlink(missing_ok=True)
+            return start
+        progress = self._load(paths[-1])
+        logger.info("MAPPO resumes after step %d", progress.step)
+        return progress
+
+    def restore_best(self) -> Progress:
+        """Load the best weights, and the optimiser as it was with them."""
+        return self._load(self.folder / BEST)
+
+    def _write(self, name: str, progress: Progress) -> None:
+        path = self.folder / name
+        aside = path.with_suffix(".tmp")
+        state = {
+            "progress": asdict(progress),
+            "policy": {name: p.detach().cpu() for name, p in self._policy.named_parameters().items()},
+            "optimizer": self._optimizer.state_dict(),
+        }
+        torch.save(state, aside)
+        aside.replace(path)
+
+    def _load(self, path: Path) -> Progress:
+        state = torch.load(path, map_location=self._policy.model.device, weights_only=True)
+        parameters = self._policy.named_parameters()
+        with torch.no_grad():
+            for name, value in state["policy"].items():
+                parameters[name].copy_(value)
+        self._optimizer.load_state_dict(state["optimizer"])
+        return Progress(**state["progress"])
+
+    def _steps(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.pt"))

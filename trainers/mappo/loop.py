@@ -3,22 +3,22 @@
     repeat num_steps times:
         sample episodes with the current policy       every agent speaks, the live retriever answers
         reward them                                   one answer score for all, a penalty for each agent's own form
-        score them under the reference                KL to the warm start, charged per token or in the loss
+        score them under reference and critic         the KL to the warm start; what reward was to be expected
         estimate advantages                           GAE per turn, or against other rollouts of the question
         update policy and critic                      clipped surrogate, clipped value loss, minibatches of episodes
-        adapt the KL coefficient
+        adapt the KL coefficient                      towards the KL per response that was asked for
+        look how it goes                              dev score, best weights kept; the watchdog warns, stops, goes back
 
 Departs from the paper's code where that trained another policy than it sampled: log-probabilities here know the
-selector's restriction and the temperature, dropout is off, every question is used. The critic is linear and does not
-move the shared trunk.
+selector's restriction, the temperature and what top-p left, dropout is off, every question is used.
+
+Several processes (torchrun) share each step's questions and each minibatch's turns; all of them hold the whole rollout.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import time
-from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,21 +26,27 @@ import torch
 
 from jointrag.agents import Chain, build_chain
 from jointrag.config import AgentsConfig, LanguageModelSection, MappoConfig
-from jointrag.generation import GREEDY, LocalLM, Sampling, batches_by_length
-from jointrag.jsonl import read_jsonl
-from jointrag.pipeline import answer
+from jointrag.generation import GREEDY, LocalLM
+from jointrag.jsonl import read_jsonl, write_jsonl
+from jointrag.pipeline import answer, answering
 from jointrag.retrieval import HttpRetriever, Retriever
 from jointrag.tracking import NoTracker, Tracker
-from jointrag.types import Question
-from trainers.mappo.checkpoints import Progress, resume, save
-from trainers.mappo.losses import adapt_kl_coefficient, k3, policy_loss, value_loss
-from trainers.mappo.policy import Policy, num_tokens
-from trainers.mappo.rewards import answer_rewards
-from trainers.mappo.rollouts import Rollout, experience, questions_of_step, summary
+from jointrag.types import Episode, Question
+from trainers.mappo.checkpoints import Checkpoints, Progress
+from trainers.mappo.history import History
+from trainers.mappo.losses import adapt_kl_coefficient
+from trainers.mappo.parallel import Team
+from trainers.mappo.policy import Policy
+from trainers.mappo.rewards import answer_rewards, check_rewards
+from trainers.mappo.rollouts import Rollout, experience, questions_of_step, score, summary
+from trainers.mappo.stopwatch import Stopwatch, TimedRetriever
+from trainers.mappo.update import Outcome, update
+from trainers.mappo.watchdog import Verdict, Watchdog
 from trainers.warm_start import load_for_training, save_model
 
 logger = logging.getLogger(__name__)
-LOG_EVERY_S = 5.0
+MOST_BAD_UPDATES = 3
+NUM_SAMPLES = 8
 
 
 def train(
@@ -63,20 +69,24 @@ def train(
     """
     questions = list(read_jsonl(agent_data / "questions.jsonl", Question))
     dev = list(read_jsonl(agent_data / "dev.jsonl", Question))[: config.num_dev_questions]
+    check_rewards(config.reward, Episode(questions[0], answer=questions[0].answers[0]))
+    team = Team.join()
     chain, retriever = build_chain(agents), HttpRetriever(retrieval_url)
-    llm, tokenizer = load_for_training(warm_start / "model", model, device)
-    lm = LocalLM(llm, tokenizer, model.max_length, config.tokens_per_forward)
-    policy = Policy(lm, config.sampling.temperature, trains_entropy=config.entropy_coefficient > 0)
-    progress = run(config, chain, policy, questions, dev, retriever, seed=seed, out=out, tracker=tracker)
-    save_model(policy.model, tokenizer, out / "model")
-    last = json.loads((out / "history.jsonl").read_text().splitlines()[-1])
+    llm, tokenizer = load_for_training(warm_start / "model", model, device, agents=agents.chain)
+    policy = Policy(LocalLM(llm, tokenizer, model.max_length, config.tokens_per_forward), config)
+    progress = run(config, chain, policy, questions, dev, retriever, seed=seed, out=out, tracker=tracker, team=team)
+    if team.is_first:
+        save_model(policy.model, tokenizer, out / "model")
+    last = progress.last
     return {
         "mappo/train_seconds": progress.train_seconds,
         "mappo/steps": float(progress.step),
         "mappo/episodes": float(progress.step * config.questions_per_step * config.rollouts_per_question),
         "mappo/final_reward": last["mappo/reward"],
         "mappo/final_kl": last["mappo/kl"],
-    }
+        "mappo/skipped_updates": float(progress.skipped_updates),
+        "mappo/kept_step": float(_kept(config, progress)),
+    } | ({"mappo/kept_dev_f1": progress.best_dev_f1} if progress.best_step is not None else {})
 
 
 def run(
@@ -90,158 +100,165 @@ def run(
     seed: int,
     out: Path,
     tracker: Tracker = NoTracker(),
+    team: Team | None = None,
 ) -> Progress:
-    """The loop itself, on a policy in memory and any retriever."""
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": policy.parameters(), "lr": config.learning_rate},
-            {"params": policy.value_head.parameters(), "lr": config.critic.learning_rate},
-        ],
-        weight_decay=0.0,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    history = out / "history.jsonl"
-    progress = resume(out / "checkpoints", history, policy, optimizer, Progress(kl_coefficient=config.kl_coefficient))
-    if progress.step == 0 and config.dev_every and dev:
-        _record({"dev/f1": dev_score(dev, chain, retriever, policy)}, 0, history, tracker)
-    said = time.monotonic()
+    """The loop itself, on a policy in memory and any retriever. The weights to keep are in the policy at the end."""
+    team = team or Team.join()
+    retriever = TimedRetriever(retriever)
+    optimizer = _optimizer(config, policy)
+    checkpoints = Checkpoints(out / "checkpoints", policy, optimizer, team.is_first)
+    progress = checkpoints.resume(Progress(kl_coefficient=config.kl_coefficient))
+    history = History(out / "history.jsonl", progress, config.num_steps, tracker, team.is_first)
+    watchdog = Watchdog(config.watchdog)
+    watchdog.restore(progress.watchdog)
+    dev = dev if config.dev_every else []
+    if progress.step == 0 and dev:
+        progress, measured = _measure(progress, dev, chain, retriever, policy, checkpoints, team)
+        history.record(measured, progress)
+
     for step in range(progress.step, config.num_steps):
-        started = time.monotonic()
-        sampling = Sampling(
-            config.sampling.temperature, torch.Generator(policy.model.device).manual_seed(_step_seed(seed, step))
-        )
-        asked = questions_of_step(questions, step, config.questions_per_step, seed)
-        batch = [question for question in asked for _ in range(config.rollouts_per_question)]
+        if progress.ended:
+            break
+        watch = Stopwatch(policy.lm, retriever)
+        rollout = sample(config, chain, policy, questions, retriever, step, seed, progress.kl_coefficient, team, watch)
+        _set_learning_rates(optimizer, config, step, progress.rate_factor)
+        rng = np.random.default_rng([seed, step])
+        outcome = update(config, policy, optimizer, rollout, progress.kl_coefficient, step, rng, team)
+        watch.lap("update")
 
-        episodes = answer(batch, chain, retriever, policy.lm, sampling)
-        sampled = time.monotonic()
-        rewards = answer_rewards(episodes, config.reward)
-        turns = [turn for episode in episodes for turn in episode.turns]
-        reference = policy.reference_logprobs(turns, config.tokens_per_forward)
-        scored = time.monotonic()
-        rollout = experience(config, episodes, rewards, reference, progress.kl_coefficient)
+        metrics = summary(rollout) | outcome.metrics(team) | watch.metrics(rollout, outcome, team.size)
+        metrics["mappo/kl_coefficient"] = progress.kl_coefficient
+        metrics["mappo/learning_rate"] = optimizer.param_groups[0]["lr"]
+        progress = _after(config, progress, outcome, metrics["mappo/kl"], len(rollout.episodes), watch.total_s)
+        if progress.bad_updates >= MOST_BAD_UPDATES:
+            _give_up(out, rollout, team)
+        verdict = watchdog.look(progress.step, metrics)
+        progress = replace(progress, watchdog=watchdog.state())
+        progress = _heed(verdict, progress, checkpoints)
+        last = progress.step == config.num_steps or bool(progress.ended)
+        if dev and (last or progress.step % config.dev_every == 0):
+            progress, measured = _measure(progress, dev, chain, retriever, policy, checkpoints, team)
+            metrics |= measured
+        history.record(metrics, progress, verdict.reason)
+        if team.is_first and config.samples_every and (last or progress.step % config.samples_every == 0):
+            pass
+        progress = replace(progress, last=history.last)
+        if last or progress.step % config.checkpoint_every == 0:
+            checkpoints.save(progress)
 
-        _set_learning_rates(optimizer, config, step)
-        metrics = summary(rollout) | update(
-            config, policy, optimizer, rollout, progress.kl_coefficient, np.random.default_rng([seed, step]), step
-        )
-        ended = time.monotonic()
-        metrics |= {
-            "mappo/kl_coefficient": progress.kl_coefficient,
-            "mappo/learning_rate": optimizer.param_groups[0]["lr"],
-            "time/rollout_s": sampled - started,
-            "time/reference_s": scored - sampled,
-            "time/update_s": ended - scored,
-            "time/episodes_per_s": len(episodes) / (ended - started),
-            "time/tokens_per_s": sum(map(num_tokens, turns)) / (ended - started),
-        }
-        coefficient = progress.kl_coefficient
-        if config.kl_target is not None:
-            coefficient = adapt_kl_coefficient(
-                coefficient, metrics["mappo/kl"], config.kl_target, config.kl_floor, len(episodes)
-            )
-        progress = Progress(step + 1, progress.train_seconds + ended - started, coefficient)
-        if config.dev_every and dev and (step + 1) % config.dev_every == 0:
-            metrics["dev/f1"] = dev_score(dev, chain, retriever, policy)
-        _record(metrics, step + 1, history, tracker)
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.num_steps:
-            save(out / "checkpoints", progress, policy, optimizer)
-        if time.monotonic() - said >= LOG_EVERY_S or step + 1 == config.num_steps:
-            said = time.monotonic()
-            _say(progress, config, metrics)
+    if _kept(config, progress) != progress.step:
+        checkpoints.restore_best()
+        logger.info("MAPPO keeps the weights of step %d, the best on dev", _kept(config, progress))
     return progress
 
 
-def update(
+def sample(
     config: MappoConfig,
+    chain: Chain,
     policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    rollout: Rollout,
-    kl_coefficient: float,
-    rng: np.random.Generator,
+    questions: list[Question],
+    retriever: Retriever,
     step: int,
-) -> dict[str, float]:
-    """PPO epochs over minibatches of episodes. Losses are means over the minibatch's response tokens."""
-    totals: dict[str, float] = defaultdict(float)
-    num_updates = 0
-    actor_weight = 0.0 if config.advantage == "gae" and step < config.critic.warmup_steps else 1.0
-    learned = torch.tensor([config.trained is None or turn.agent in config.trained for turn in rollout.turns])
-    for _ in range(config.ppo_epochs):
-        order = torch.from_numpy(rng.permutation(len(rollout.episodes)))
-        for chosen in order.split(config.minibatch_episodes):
-            rows = (torch.isin(rollout.episode_of, chosen) & learned).nonzero()[:, 0].tolist()
-            count = sum(len(rollout.turns[i].response_ids) for i in rows)
-            optimizer.zero_grad()
-            for part in batches_by_length([num_tokens(rollout.turns[i]) for i in rows], config.tokens_per_forward):
-                loss, sums = _losses(config, policy, rollout, [rows[i] for i in part], actor_weight, kl_coefficient)
-                (loss / count).backward()
-                for name, total in sums.items():
-                    totals[name] += total / count
-            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-            optimizer.step()
-            totals["grad_norm"] += float(norm)
-            num_updates += 1
-    return {f"mappo/{name}": total / num_updates for name, total in totals.items()}
+    seed: int,
+    kl_coefficient: float,
+    team: Team,
+    watch: Stopwatch,
+) -> Rollout:
+    """The step's episodes with everything the update needs. Each process samples its share; all get all of them."""
+    asked = questions_of_step(questions, step, config.questions_per_step, seed)
+    mine = team.share([question for question in asked for _ in range(config.rollouts_per_question)])
+    generator = torch.Generator(policy.model.device).manual_seed(_step_seed(seed, step, team.rank))
+    states = list(answering(mine, chain, retriever, policy.lm, policy.sampling(generator)))
+    watch.lap("rollout")
+    scored = score(config, states, answer_rewards(states[-1], config.reward), policy, chain)
+    watch.lap("reference")
+    return experience(config, team.gather(scored), kl_coefficient)
 
 
-def _losses(
-    config: MappoConfig, policy: Policy, rollout: Rollout, rows: list[int], actor_weight: float, kl_coefficient: float
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss of these turns and its parts, all summed over their response tokens."""
-    where = rollout.mask[rows] > 0
-    device = policy.model.device
-    old_logprobs, reference, old_values, advantages, returns = (
-        tensor[rows][where].to(device)
-        for tensor in (rollout.logprobs, rollout.reference, rollout.values, rollout.advantages, rollout.returns)
-    )
-    now = policy.evaluate([rollout.turns[i] for i in rows])
-    clip_high = config.clip_range_high or config.clip_range
-    actor, metrics = policy_loss(now.logprobs, old_logprobs, advantages, config.clip_range, clip_high)
-    metrics |= {"policy_loss": actor.item(), "entropy": now.entropies.sum().item()}
-    if config.kl_in == "loss":
-        actor = actor + kl_coefficient * k3(now.logprobs - reference).sum()
-    if config.entropy_coefficient > 0:
-        actor = actor - config.entropy_coefficient * now.entropies.sum()
-    loss = actor_weight * actor
-    if config.advantage == "gae":
-        critic = value_loss(now.values, old_values, returns, config.critic.clip_range)
-        metrics["value_loss"] = critic.item()
-        loss = loss + config.critic.coefficient * critic
-    return loss, metrics
-
-
-def dev_score(dev: list[Question], chain: Chain, retriever: Retriever, policy: Policy) -> float:
+def dev_score(dev: list[Question], chain: Chain, retriever: Retriever, policy: Policy, team: Team) -> float:
     """Mean F1 of greedy answers to the dev questions."""
-    return float(np.mean(answer_rewards(answer(dev, chain, retriever, policy.lm, GREEDY), "f1")))
+    mine = team.share(dev)
+    return float(np.mean(team.gather(answer_rewards(answer(mine, chain, retriever, policy.lm, GREEDY), "f1"))))
 
 
-def _record(metrics: dict[str, float], step: int, history: Path, tracker: Tracker) -> None:
-    with history.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, **metrics}) + "\n")
-    tracker.log_metrics(metrics, step)
+def _measure(
+    progress: Progress,
+    dev: list[Question],
+    chain: Chain,
+    retriever: Retriever,
+    policy: Policy,
+    checkpoints: Checkpoints,
+    team: Team,
+) -> tuple[Progress, dict[str, float]]:
+    """The dev score; the weights are kept where it is the best so far."""
+    score = dev_score(dev, chain, retriever, policy, team)
+    if score > progress.best_dev_f1:
+        progress = replace(progress, best_step=progress.step, best_dev_f1=score)
+        checkpoints.keep_best(progress)
+        team.wait()
+    return progress, {"dev/f1": score}
 
 
-def _set_learning_rates(optimizer: torch.optim.Optimizer, config: MappoConfig, step: int) -> None:
-    done = step / config.num_steps
-    decay = 1 - done * (1 - config.final_learning_rate_ratio)
-    for group, rate in zip(optimizer.param_groups, (config.learning_rate, config.critic.learning_rate), strict=True):
+def _after(
+    config: MappoConfig, progress: Progress, outcome: Outcome, kl: float, num_episodes: int, seconds: float
+) -> Progress:
+    """One step further."""
+    coefficient = progress.kl_coefficient
+    if config.kl_target is not None:
+        coefficient = adapt_kl_coefficient(coefficient, kl, config.kl_target, config.kl_floor, num_episodes)
+    bad = progress.bad_updates
+    for finite in outcome.finite:
+        bad = 0 if finite else min(bad + 1, MOST_BAD_UPDATES)
+        if bad == MOST_BAD_UPDATES:
+            break
+    return replace(
+        progress,
+        step=progress.step + 1,
+        train_seconds=progress.train_seconds + seconds,
+        kl_coefficient=coefficient,
+        bad_updates=bad,
+        skipped_updates=progress.skipped_updates + outcome.finite.count(False),
+    )
+
+
+def _heed(verdict: Verdict, progress: Progress, checkpoints: Checkpoints) -> Progress:
+    """Do what the watchdog says."""
+    if verdict.action == "stop":
+        return replace(progress, ended=verdict.reason)
+    if verdict.action == "roll_back":
+        checkpoints.restore_best()
+        return replace(progress, rate_factor=progress.rate_factor / 2)
+    return progress
+
+
+def _give_up(out: Path, rollout: Rollout, team: Team) -> None:
+    path = out / "bad_batch.jsonl"
+    if team.is_first:
+        write_jsonl(path, rollout.episodes)
+    raise ValueError(
+        f"{MOST_BAD_UPDATES} updates in a row had a loss or gradient that is not a finite number; the episodes are in "
+        f"{path}. Lower mappo.learning_rate or mappo.max_grad_norm, or train in float32 (language_model.dtype)"
+    )
+
+
+def _kept(config: MappoConfig, progress: Progress) -> int:
+    """The step whose weights are kept."""
+    wanted = config.keep == "best" or progress.ended
+    return progress.best_step if wanted and progress.best_step is not None else progress.step
+
+
+def _optimizer(config: MappoConfig, policy: Policy) -> torch.optim.Optimizer:
+    groups = [{"params": policy.parameters(), "lr": config.learning_rate}]
+    if policy.critic:
+        groups.append({"params": policy.critic.trained(), "lr": config.critic.learning_rate})
+    return torch.optim.AdamW(groups, weight_decay=0.0)
+
+
+def _set_learning_rates(optimizer: torch.optim.Optimizer, config: MappoConfig, step: int, factor: float) -> None:
+    decay = factor * (1 - step / config.num_steps * (1 - config.final_learning_rate_ratio))
+    for group, rate in zip(optimizer.param_groups, (config.learning_rate, config.critic.learning_rate), strict=False):
         group["lr"] = rate * decay
 
 
-def _step_seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
-
-
-def _say(progress: Progress, config: MappoConfig, metrics: dict[str, float]) -> None:
-    left_s = progress.train_seconds / progress.step * (config.num_steps - progress.step)
-    dev = f" · dev F1 {metrics['dev/f1']:.3f}" if "dev/f1" in metrics else ""
-    logger.info(
-        "MAPPO step %d/%d · reward %.3f%s · KL %.3f · %.0f episodes/s · %d s left",
-        progress.step,
-        config.num_steps,
-        metrics["mappo/reward"],
-        dev,
-        metrics["mappo/kl"],
-        metrics["time/episodes_per_s"],
-        left_s,
-    )
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, step, rank] if rank else [seed, step]).generate_state(1)[0])

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from jointrag.agents import Chain
 from jointrag.config import MappoConfig
 from jointrag.types import Episode, Question, Turn
 from trainers.mappo.advantages import CRITIC_FREE, gae, whiten
+from trainers.mappo.policy import Policy
 from trainers.mappo.rewards import token_rewards
+from trainers.mappo.shaping import shaping
 
 
 def questions_of_step(questions: Sequence[Question], step: int, count: int, seed: int) -> list[Question]:
@@ -26,12 +29,24 @@ def questions_of_step(questions: Sequence[Question], step: int, count: int, seed
 
 
 @dataclass(frozen=True)
+class Scored:
+    """An episode with all that is known about it before advantages are estimated. Lists run over its turns."""
+
+    episode: Episode
+    reward: float  # the shared answer reward
+    reference: list[torch.Tensor]  # [response tokens] each, log-probabilities under the warm start
+    values: list[torch.Tensor]  # [response tokens] each, the critic's; empty without one
+    shaping: list[float]  # what the turn changed about the gold answer's likelihood; 0 without shaping
+
+
+@dataclass(frozen=True)
 class Rollout:
     """One step's experience. Turn i of `turns` is row i of every tensor [turns, tokens]; padding is 0."""
 
     episodes: tuple[Episode, ...]
     rewards: tuple[float, ...]  # the shared answer reward per episode
     turns: tuple[Turn, ...]
+    earlier: tuple[tuple[Turn, ...], ...]  # per turn: those before it in its episode
     episode_of: torch.Tensor  # [turns]
     mask: torch.Tensor
     logprobs: torch.Tensor
@@ -46,25 +61,47 @@ class Rollout:
         return self.logprobs - self.reference
 
 
-def experience(
-    config: MappoConfig,
-    episodes: Sequence[Episode],
-    rewards: Sequence[float],
-    reference: Sequence[torch.Tensor],
-    kl_coefficient: float,
-) -> Rollout:
-    """Advantages and returns of every token. `reference` [response tokens] per turn, in the order of the turns."""
+def score(
+    config: MappoConfig, states: Sequence[Sequence[Episode]], rewards: Sequence[float], policy: Policy, chain: Chain
+) -> list[Scored]:
+    """The finished episodes, states[-1], under reference and critic. `states`: the episodes after each agent."""
+    episodes = states[-1]
+    turns = [turn for episode in episodes for turn in episode.turns]
+    reference = iter(policy.reference_logprobs(turns))
+    values = iter(policy.values(turns, earlier_turns(episodes)))
+    gains = iter(
+        shaping(states, policy, chain.agents[-1], config.gamma) if config.shaping_coefficient else [0.0] * len(turns)
+    )
+    return [
+        Scored(
+            episode,
+            reward,
+            reference=[next(reference) for _ in episode.turns],
+            values=[next(values) for _ in episode.turns] if policy.critic else [],
+            shaping=[next(gains) for _ in episode.turns],
+        )
+        for episode, reward in zip(episodes, rewards, strict=True)
+    ]
+
+
+def earlier_turns(episodes: Sequence[Episode]) -> list[tuple[Turn, ...]]:
+    """Per turn of all episodes: those before it in its own."""
+    return [episode.turns[:i] for episode in episodes for i in range(len(episode.turns))]
+
+
+def experience(config: MappoConfig, scored: Sequence[Scored], kl_coefficient: float) -> Rollout:
+    """Advantages and returns of every token."""
+    episodes = [one.episode for one in scored]
     turns = [turn for episode in episodes for turn in episode.turns]
     episode_of = torch.tensor([i for i, episode in enumerate(episodes) for _ in episode.turns])
     mask = _rows([[1.0] * len(turn.response_ids) for turn in turns])
     logprobs = _rows([turn.logprobs for turn in turns])
-    values = _rows([turn.values or (0.0,) * len(turn.response_ids) for turn in turns])
-    warm_start = _rows([row.tolist() for row in reference])
-    penalties = torch.tensor([turn.penalty for turn in turns])
-    final = torch.tensor(rewards)[episode_of] + penalties
+    reference = _rows([row.tolist() for one in scored for row in one.reference])
+    values = _rows([row.tolist() for one in scored for row in one.values]) if scored[0].values else mask * 0
+    final = torch.tensor([one.reward for one in scored])[episode_of] + torch.tensor([turn.penalty for turn in turns])
+    final += config.shaping_coefficient * torch.tensor([gain for one in scored for gain in one.shaping])
     charged = kl_coefficient if config.kl_in == "reward" else 0.0
-    paid = token_rewards(final, (logprobs - warm_start) * mask, mask, charged)
-    agents = _numbered([turn.agent for turn in turns])
+    paid = token_rewards(final, (logprobs - reference) * mask, mask, charged)
     if config.advantage == "gae":
         advantages, returns = gae(paid, values, mask, config.gamma, config.gae_lambda)
     else:
@@ -72,15 +109,17 @@ def experience(
         per_turn = CRITIC_FREE[config.advantage](paid.sum(1), _numbered(asked))
         advantages, returns = per_turn[:, None] * mask, torch.zeros_like(mask)
     if config.whiten != "no":
+        agents = _numbered([turn.agent for turn in turns])
         advantages = whiten(advantages, mask, agents if config.whiten == "agent" else torch.zeros_like(agents))
     return Rollout(
         episodes=tuple(episodes),
-        rewards=tuple(rewards),
+        rewards=tuple(one.reward for one in scored),
         turns=tuple(turns),
+        earlier=tuple(earlier_turns(episodes)),
         episode_of=episode_of,
         mask=mask,
         logprobs=logprobs,
-        reference=warm_start,
+        reference=reference,
         values=values,
         advantages=advantages,
         returns=returns,

@@ -1,0 +1,76 @@
+"""The processes that train together (torchrun). Alone, everything here is trivial and nothing distributed is started.
+
+    team = Team.join()
+    mine = team.share(questions)                # this process's part
+    everything = team.gather(results)           # all processes' results, on every process
+    team.sum_gradients(parameters)
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Team:
+    """One process's place among all that train together."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def join(cls) -> Team:
+        """The team torchrun started; a team of one without it."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        from accelerate import PartialState
+
+        state = PartialState(cpu=not torch.cuda.is_available())
+        return cls(state.process_index, state.num_processes)
+
+    @property
+    def is_first(self) -> bool:
+        """The one process that writes, logs and tracks."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This process's contiguous part; the parts' sizes differ by one at most."""
+        each, extra = divmod(len(items), self.size)
+        start = self.rank * each + min(self.rank, extra)
+        return list(items[start : start + each + (self.rank < extra)])
+
+    def gather(self, items: list[T]) -> list[T]:
+        """All processes' items in the order of their ranks, on every process. Anything that can be pickled."""
+        if self.size == 1:
+            return items
+        parts: list[Any] = [None] * self.size
+        distributed.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Every gradient becomes the sum over all processes; a missing one counts as 0. One message per dtype."""
+        if self.size == 1:
+            return
+        alike: dict[tuple[torch.dtype, torch.device], list[torch.nn.Parameter]] = defaultdict(list)
+        for parameter in parameters:
+            alike[parameter.dtype, parameter.device].append(parameter)
+        for group in alike.values():
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
+            whole = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            distributed.all_reduce(whole)
+            for parameter, part in zip(group, whole.split([p.numel() for p in group]), strict=True):
+                parameter.grad = part.view_as(parameter)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            distributed.barrier()
