@@ -1,5 +1,6 @@
-"""Stage 8: every trained system answers the same held-out questions, greedily; scores.json says how well.
+"""Stage 8: every system answers the same held-out questions, greedily; scores.json says how well.
 
+A system is a trained model's folder, or a model behind an OpenAI-compatible server (`EvaluationConfig.served`).
 `evaluate` writes predictions/<system>.jsonl (one Episode a line, without token ids) and scores.json (read it with
 `evaluation.scores.Scores.read`). The answers come from `jointrag.pipeline.answer`, which training calls too, and are
 scored by `jointrag.metrics`, which the reward calls too: what is reported is what was trained.
@@ -16,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.scores import Scores, SystemScores, compare, measure, measure_types, types_of
-from jointrag.config import AgentsConfig, EvaluationConfig, LanguageModelSection
+from jointrag.config import AgentsConfig, EvaluationConfig, LanguageModelSection, ServedConfig
+from jointrag.generation import LanguageModel
 from jointrag.jsonl import read_jsonl, write_atomically, write_jsonl
 from jointrag.progress import progress
 from jointrag.tracking import NoTracker, Tracker
@@ -40,22 +42,26 @@ def evaluate(
     device: str = "auto",
     tracker: Tracker = NoTracker(),
 ) -> dict[str, float]:
-    """Score `systems` (name → directory holding model/) on the test split of `prepared`.
+    """Score `systems` (name → directory holding model/) and `config.served` on the test split of `prepared`.
 
     Returns eval/<system>/f1, /em, /accuracy, /retrieval_recall …, and, if both were given, eval/delta_f1 of mappo over
     warm_start with eval/delta_f1_low and _high, the ends of its 95 % interval.
-    Raises ValueError for an empty test split, a question without answers, or a system without model/.
+    Raises ValueError for an empty test split, a question without answers, a system without model/, or two of one name.
     """
+    if twice := set(systems) & set(config.served):
+        raise ValueError(
+            f"{min(twice)!r} names a trained system and one of evaluation.served; give the latter another name"
+        )
     for name, directory in systems.items():
         if not (directory / "model").is_dir():
             raise ValueError(f"system {name!r}: {directory / 'model'} is missing; train that stage again")
     questions = held_out_questions(prepared / "questions" / "test.jsonl", config.num_questions, seed)
     episodes: dict[str, Sequence[Episode]] = {}
     results: dict[str, SystemScores] = {}
-    for name in sorted(systems, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
-        answered, seconds = _answer(
-            name, systems[name], questions, config, agents, model, retrieval_url=retrieval_url, device=device
-        )
+    for name in sorted([*systems, *config.served], key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
+        llm = _served(config.served[name]) if name in config.served else _local(systems[name], model, device)
+        answered, seconds = _answer(name, llm, questions, config, agents, retrieval_url=retrieval_url)
+        del llm  # before the next one is loaded
         write_jsonl(out / "predictions" / f"{name}.jsonl", answered)
         episodes[name] = answered
         results[name] = SystemScores(overall=measure(answered), types=measure_types(answered), seconds=seconds)
@@ -106,30 +112,39 @@ def held_out_questions(path: Path, num_questions: int | None, seed: int) -> list
     return [questions[i] for i in sorted(chosen)]
 
 
+def _local(directory: Path, model: LanguageModelSection, device: str) -> LanguageModel:
+    from jointrag.generation import LocalLM
+
+    return LocalLM.load(directory / "model", model, device)
+
+
+def _served(config: ServedConfig) -> LanguageModel:
+    from jointrag.served import ServedLM
+
+    return ServedLM(config)
+
+
 def _answer(
     name: str,
-    directory: Path,
+    llm: LanguageModel,
     questions: Sequence[Question],
     config: EvaluationConfig,
     agents: AgentsConfig,
-    model: LanguageModelSection,
     *,
     retrieval_url: str,
-    device: str,
 ) -> tuple[list[Episode], float]:
     """One system's episodes, in the order of `questions`, and the seconds it took to answer."""
     from jointrag.agents import build_chain
-    from jointrag.generation import LocalLM, Sampling
+    from jointrag.generation import GREEDY
     from jointrag.pipeline import answer
     from jointrag.retrieval import HttpRetriever
 
-    llm = LocalLM.load(directory / "model", model, device)
     chain, retriever = build_chain(agents), HttpRetriever(retrieval_url)
 
     def episodes() -> Iterator[Episode]:
         for start in range(0, len(questions), config.batch_size):
             batch = questions[start : start + config.batch_size]
-            yield from answer(batch, chain, retriever, llm, Sampling(temperature=0.0))
+            yield from answer(batch, chain, retriever, llm, GREEDY)
 
     started = time.monotonic()
     answered = [_without_tokens(e) for e in progress(episodes(), f"evaluate {name}", total=len(questions))]
@@ -139,7 +154,7 @@ def _answer(
 def _without_tokens(episode: Episode) -> Episode:
     """The texts are kept; token ids and log-probabilities would make the file ten times as large."""
     turns: tuple[Turn, ...] = tuple(
-        replace(turn, prompt_ids=(), response_ids=(), logprobs=(), values=()) for turn in episode.turns
+        replace(turn, prompt_ids=(), response_ids=(), logprobs=(), values=(), support=()) for turn in episode.turns
     )
     return replace(episode, turns=turns)
 

@@ -104,8 +104,8 @@ def _parser(flow: str, description: str) -> argparse.ArgumentParser:
             "--checkpoint",
             action="append",
             default=[],
-            metavar="NAME=FOLDER",
-            help="a finished stage output, e.g. after=models/mappo/KEY",
+            metavar="NAME=WHERE",
+            help="a finished stage output, e.g. after=models/mappo/KEY, or a served model: big=http://HOST:8000/v1#MODEL",
         )
     return parser
 
@@ -115,11 +115,11 @@ STAGES = ("prepare", "retriever", "index", "agent_data", "warm_start", "mappo", 
 
 def _checkpoints(parser: argparse.ArgumentParser, given: list[str]) -> dict[str, str]:
     if not given:
-        parser.error("--checkpoint NAME=FOLDER is needed at least once")
+        parser.error("--checkpoint NAME=WHERE is needed at least once")
     pairs = [text.partition("=") for text in given]
     for name, equals, folder in pairs:
         if not (name and equals and folder):
-            parser.error(f"--checkpoint {name}{equals}{folder} is not of the form NAME=FOLDER")
+            parser.error(f"--checkpoint {name}{equals}{folder} is not of the form NAME=WHERE")
     names = [name for name, _, _ in pairs]
     if repeated := {name for name in names if names.count(name) > 1}:
         parser.error(f"--checkpoint {min(repeated)}=… is given more than once")

@@ -1,6 +1,7 @@
-"""Checkpoints of your choice on the same held-out questions.
+"""Checkpoints of your choice on the same held-out questions, and models behind an OpenAI-compatible server.
 
 python -m flows.evaluate_rag --preset demo --checkpoint before=models/warm_start/KEY --checkpoint after=models/mappo/KEY
+python -m flows.evaluate_rag --preset demo --checkpoint after=models/mappo/KEY --checkpoint big=http://HOST:8000/v1#NAME
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from prefect import flow
 
 from flows.opening import Preset, StageName, opened
 from jointrag import artifacts
-from jointrag.presets import ConfigError
+from jointrag.presets import ConfigError, parse_overrides
 from tasks import stages
 from tasks.publish import show_scores
 from tasks.serve import RetrievalServer
@@ -34,9 +35,11 @@ def evaluate_rag(
     overrides: dict[str, Any] | None = None,
     force: list[StageName] | None = None,
 ) -> str:
-    """Evaluate finished stage outputs, by name: {"before": "models/warm_start/…"}. Returns the path of the scores."""
-    with opened(preset, overrides, force, CHAIN) as run:
-        systems = {name: _checkpoint(name, Path(path)) for name, path in checkpoints.items()}
+    """Evaluate finished stage outputs, by name: {"before": "models/warm_start/…"}, and served models, by address:
+    {"big": "http://HOST:8000/v1#NAME"}. Returns the path of the scores."""
+    addresses = {name: where for name, where in checkpoints.items() if where.startswith(("http://", "https://"))}
+    with opened(preset, _with_served(overrides or {}, addresses), force, CHAIN) as run:
+        systems = {name: _checkpoint(name, Path(path)) for name, path in checkpoints.items() if name not in addresses}
         prepared = stages.prepare(run)
         retriever = stages.retriever(run, prepared)
         index = stages.index(run, prepared, retriever)
@@ -44,6 +47,22 @@ def evaluate_rag(
             evaluation = stages.evaluate(run, prepared, systems, server)
         show_scores(run, evaluation)
         return str(evaluation.path)
+
+
+def _with_served(overrides: dict[str, Any], addresses: dict[str, str]) -> dict[str, Any]:
+    """The overrides and, in evaluation.served, the addresses; what else an entry needs may be among the overrides."""
+    merged = parse_overrides(overrides)
+    for name, address in addresses.items():
+        if "." in name:
+            raise ConfigError(
+                f"checkpoint name {name!r}: a served model's has no dots, they part the names of settings"
+            )
+        base_url, _, model = address.partition("#")
+        if not model:
+            raise ConfigError(f"checkpoint {name}={address} does not name the model: {name}={address}#MODEL")
+        entry = merged.setdefault("evaluation", {}).setdefault("served", {}).setdefault(name, {})
+        entry |= {"base_url": base_url, "name": model}
+    return merged
 
 
 def _checkpoint(name: str, path: Path) -> artifacts.Artifact:

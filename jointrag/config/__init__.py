@@ -7,7 +7,7 @@ tree. A misspelt key, a wrong type or two settings that exclude each other is an
 from jointrag.config.agents import AgentsConfig, GeneratorConfig, RewriterConfig, SelectorConfig
 from jointrag.config.base import AgentName, Section, Share
 from jointrag.config.data import Dataset, FilesDataset, NamedDataset, SyntheticDataset
-from jointrag.config.language_model import LanguageModelSection, Lora, PretrainedLM, ScratchLM
+from jointrag.config.language_model import LanguageModelSection, Lora, PretrainedLM, ScratchLM, ServedConfig
 from jointrag.config.mappo import CriticConfig, MappoConfig, SamplingConfig, WatchdogConfig
 from jointrag.config.pipeline import EvaluationConfig, PipelineConfig, ReportConfig, RuntimeConfig, TrackingConfig
 from jointrag.config.retrieval import (
@@ -48,6 +48,7 @@ __all__ = [
     "ScratchLM",
     "Section",
     "SelectorConfig",
+    "ServedConfig",
     "ServerConfig",
     "Share",
     "SyntheticDataset",

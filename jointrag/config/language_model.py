@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from jointrag.config.base import Section, Share, check_heads
 
@@ -43,6 +43,28 @@ class PretrainedLM(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     lora: Lora | None = Lora()
     max_length: PositiveInt = 4096
+
+
+class ServedConfig(Section):
+    """A model behind an OpenAI-compatible server. It answers questions, it cannot be trained."""
+
+    base_url: str
+    """Up to /v1, e.g. http://127.0.0.1:8000/v1."""
+    name: str
+    """What the server calls the model."""
+    api_key_variable: str | None = None
+    """The environment variable that holds the API key; null: the server needs none."""
+    num_parallel: PositiveInt = 16
+    """Requests under way at a time."""
+    timeout_s: PositiveFloat = 120.0
+    """How long one request may take; it is tried again a few times."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_an_address(cls, base_url: str) -> str:
+        if not base_url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url={base_url!r} is no address such as http://127.0.0.1:8000/v1")
+        return base_url
 
 
 LanguageModelSection = Annotated[ScratchLM | PretrainedLM, Field(discriminator="type")]

@@ -10,10 +10,12 @@ from pydantic import Field, PositiveInt, model_validator
 from jointrag.config.agents import AgentsConfig
 from jointrag.config.base import Section
 from jointrag.config.data import Dataset, SyntheticDataset
-from jointrag.config.language_model import LanguageModelSection, ScratchLM
+from jointrag.config.language_model import LanguageModelSection, ScratchLM, ServedConfig
 from jointrag.config.mappo import MappoConfig
 from jointrag.config.retrieval import IndexConfig, RetrieverConfig, ServerConfig
 from jointrag.config.supervised import AgentDataConfig, ControlConfig, WarmStartConfig
+
+SystemName = Annotated[str, Field(pattern=r"^\w[\w-]*$")]  # becomes a file name; dots part the names of settings
 
 
 class EvaluationConfig(Section):
@@ -23,6 +25,8 @@ class EvaluationConfig(Section):
     """None: the whole test split."""
     num_bootstrap: PositiveInt = 10_000
     batch_size: PositiveInt = 128
+    served: dict[SystemName, ServedConfig] = Field(default_factory=dict)
+    """Models behind a server that answer the same questions, by the name they get in the report."""
 
 
 class ReportConfig(Section):

@@ -64,4 +64,4 @@ def test_evaluate_needs_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as caught:
             main("flows.evaluate_rag:evaluate_rag", "", ["--preset", "smoke", *arguments])
         assert caught.value.code == 2
-    assert "not of the form NAME=FOLDER" in capsys.readouterr().err
+    assert "not of the form NAME=WHERE" in capsys.readouterr().err

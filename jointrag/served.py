@@ -1,0 +1,167 @@
+"""A language model behind an OpenAI-compatible server: vLLM, `transformers serve`, an API.
+
+    lm = ServedLM(ServedConfig(base_url="http://127.0.0.1:8000/v1", name="Qwen/Qwen3-8B"))
+    completions = lm.generate(prompts, max_new_tokens=32, sampling=GREEDY)
+
+Its responses are texts, without token ids or log-probabilities: it can be evaluated, not trained. Nor can its tokens be
+restricted: where a prompt has choices, the agent that asked reads whatever was written and charges bad form.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+
+from jointrag.config import ServedConfig
+from jointrag.generation import Completion, Sampling
+from jointrag.types import Prompt
+
+logger = logging.getLogger(__name__)
+
+TRIES = 6
+FIRST_PAUSE_S = 0.5  # doubled after every try: 15 s in all, unless the server says how long to wait
+LONGEST_PAUSE_S = 60.0
+WORTH_ANOTHER_TRY = (408, 409, 429, 500, 502, 503, 504)
+LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+class ServerUnavailable(ConnectionError):
+    """The server did not answer, or only with errors, as often as it was asked."""
+
+
+class ServedLM:
+    """See the module. Raises ValueError when the variable that should hold the API key is not set."""
+
+    def __init__(self, config: ServedConfig) -> None:
+        self.config = config
+        self.url = f"{config.base_url.rstrip('/')}/chat/completions"
+        self._session = requests.Session()
+        self._session.mount(self.url, HTTPAdapter(pool_maxsize=config.num_parallel))
+        if urlsplit(self.url).hostname in LOCAL:
+            self._session.trust_env = False  # a proxy from the environment has no business with a local server
+        if config.api_key_variable is not None:
+            self._session.auth = _Bearer(_key(config))
+
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling) -> list[Completion]:
+        """One completion per prompt, in order; `num_parallel` requests are under way at a time.
+
+        Raises ValueError for a request that the server refuses, ServerUnavailable when it does not answer.
+        """
+        seeds = _seeds(len(prompts), sampling)
+        bodies = [
+            self._body(prompt, max_new_tokens, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        pool = ThreadPoolExecutor(self.config.num_parallel)
+        try:
+            return [Completion(text=text.strip()) for text in pool.map(self._ask, bodies)]
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error the rest need not be asked
+
+    def _body(self, prompt: Prompt, max_new_tokens: int, sampling: Sampling, seed: int | None) -> dict[str, Any]:
+        messages = [{"role": "system", "content": prompt.instructions}] if prompt.instructions else []
+        body: dict[str, Any] = {
+            "model": self.config.name,
+            "messages": [*messages, {"role": "user", "content": prompt.content}],
+            "max_tokens": max_new_tokens,
+            "temperature": sampling.temperature,
+        }
+        if sampling.temperature > 0:
+            # top_k is no part of OpenAI's own API: a server that does not know it may refuse it
+            truncation = {"top_p": sampling.top_p if sampling.top_p < 1 else None, "top_k": sampling.top_k}
+            body |= {name: value for name, value in truncation.items() if value is not None}
+        return body if seed is None else body | {"seed": seed}
+
+    def _ask(self, body: dict[str, Any]) -> str:
+        pause_s = FIRST_PAUSE_S
+        for left in reversed(range(TRIES)):
+            wait_s: float | None = None
+            try:
+                response = self._session.post(self.url, json=body, timeout=self.config.timeout_s)
+            except (requests.ConnectionError, requests.Timeout) as error:
+                problem = f"no answer ({error})"
+            else:
+                if response.ok:
+                    return self._text(response)
+                problem = f"{response.status_code}: {_message(response)}"
+                if response.status_code not in WORTH_ANOTHER_TRY:
+                    raise ValueError(f"{self.url} refused a request for model {self.config.name!r}: {problem}")
+                wait_s = _retry_after(response)
+            if left:
+                wait_s = min(pause_s if wait_s is None else wait_s, LONGEST_PAUSE_S)
+                logger.warning("%s, model %s: %s; trying again in %.1f s", self.url, self.config.name, problem, wait_s)
+                time.sleep(wait_s)
+                pause_s *= 2
+        raise ServerUnavailable(
+            f"{self.url}, model {self.config.name!r}, asked {TRIES} times: {problem}; is the server running and not "
+            "overloaded? A larger timeout_s or a smaller num_parallel helps if it is only slow"
+        )
+
+    def _text(self, response: requests.Response) -> str:
+        try:
+            return response.json()["choices"][0]["message"]["content"] or ""
+        except (ValueError, LookupError, TypeError):
+            raise ValueError(
+                f"{self.url} did not answer as an OpenAI-compatible server does ({response.text[:200]!r}); "
+                "base_url usually ends in /v1"
+            ) from None
+
+
+class _Bearer(AuthBase):
+    """The API key on every request; as the session's own auth, so that no entry in ~/.netrc replaces it."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+
+def _key(config: ServedConfig) -> str:
+    assert config.api_key_variable is not None
+    if not (key := os.environ.get(config.api_key_variable, "").strip()):
+        raise ValueError(
+            f"the API key for {config.base_url} should be in the environment variable {config.api_key_variable}, which "
+            "is not set; export it, or name another one in api_key_variable"
+        )
+    return key
+
+
+def _seeds(count: int, sampling: Sampling) -> list[int | None]:
+    """A seed per prompt from the generator, so that sampling repeats as far as the server lets it."""
+    if sampling.temperature == 0 or sampling.generator is None:
+        return [None] * count
+    import torch
+
+    generator = sampling.generator
+    return torch.randint(2**31, (count,), generator=generator, device=generator.device).tolist()
+
+
+def _message(response: requests.Response) -> str:
+    """What the server says went wrong, in any of the usual forms."""
+    try:
+        said = response.json()
+    except ValueError:
+        return response.text[:500] or str(response.reason)
+    if isinstance(said, dict):
+        said = said.get("error") or said.get("detail") or said
+    if isinstance(said, dict):
+        said = said.get("message") or said
+    return str(said)[:500]
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    """Seconds the server asks to wait; None where it names none (or a date)."""
+    try:
+        return max(0.0, float(response.headers["Retry-After"]))
+    except (KeyError, ValueError):
+        return None
