@@ -76,9 +76,7 @@ class Setup:
 def setups(quick: bool) -> dict[str, Setup]:
     num_episodes = 16 if quick else 64
     config = MappoConfig(questions_per_step=num_episodes, minibatch_episodes=num_episodes // 2, dev_every=0)
-    agents = resolve("demo").agents
-    if quick:
-        agents = agents.model_copy(update={"rewriter": agents.rewriter.model_copy(update={"max_new_tokens": 12})})
+    agents = resolve("demo", ["agents.rewriter.max_new_tokens=12"] if quick else []).agents
     # a forward pass of ours as large as one of theirs: 4 turns of some 1,600 tokens
     long = config.model_copy(
         update={"questions_per_step": 4 if quick else 8, "minibatch_episodes": 4, "tokens_per_forward": 6_400}

@@ -1,12 +1,12 @@
 """The chain: rewrite → retrieve → select → generate, from questions to episodes.
 
-Rollouts, evaluation, serving and demos all call `answer`, or `answering` to see every agent's part; there is no second
-way through the agents.
+Rollouts, evaluation, serving and demos all call `answer`, or `answering` to see every agent's part. Labelling takes the
+same `walk` with labels in place of a model's words; there is no second way through the agents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from jointrag.agents import Agent, Chain
@@ -26,7 +26,17 @@ def answer(
 def answering(
     questions: Sequence[Question], chain: Chain, retriever: Retriever, llm: LanguageModel, sampling: Sampling
 ) -> Iterator[list[Episode]]:
-    """The episodes after every agent of the chain, in the order in which they speak; the last are finished.
+    """The episodes after every agent of the chain, in the order in which they speak; the last are finished."""
+    return walk(questions, chain, retriever, lambda agent, episodes: speak(agent, episodes, llm, sampling))
+
+
+def walk(
+    questions: Sequence[Question],
+    chain: Chain,
+    retriever: Retriever,
+    say: Callable[[Agent, list[Episode]], list[Episode]],
+) -> Iterator[list[Episode]]:
+    """The episodes after every agent's part, which `say` adds: a language model's words, or an agent's labels.
 
     Retrieval follows the last agent before it, and what it found is in the episodes after that agent: they show what
     its words led to. A chain that begins with reading retrieves the question itself.
@@ -36,7 +46,7 @@ def answering(
     if not asking:
         episodes = retrieve(episodes, retriever, chain.num_candidates)
     for agent in (*asking, *chain.after_retrieval):
-        episodes = speak(agent, episodes, llm, sampling)
+        episodes = say(agent, episodes)
         if asking and agent is asking[-1]:
             episodes = retrieve(episodes, retriever, chain.num_candidates)
         yield episodes

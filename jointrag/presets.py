@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from jointrag.config import PipelineConfig
+from jointrag.config import PipelineConfig, Section
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -115,8 +115,8 @@ def _merge(base: dict[str, Any], changes: dict[str, Any], where: str = "") -> No
             base[name] = value
 
 
-def _walk(model: type[BaseModel], where: str = "") -> Iterator[tuple[str, FieldInfo, list[type[BaseModel]]]]:
-    for name, field in model.model_fields.items():
+def _walk(model: type[Section], where: str = "") -> Iterator[tuple[str, FieldInfo, list[type[Section]]]]:
+    for name, field in model.settings().items():
         path = f"{where}{name}"
         models = _models(field.annotation)
         yield path, field, models
@@ -124,8 +124,8 @@ def _walk(model: type[BaseModel], where: str = "") -> Iterator[tuple[str, FieldI
             yield from _walk(inner, f"{path}.")
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _models(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     return [model for inner in get_args(annotation) for model in _models(inner)]
 

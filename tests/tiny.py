@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jointrag.agents import Chain, build_chain
-from jointrag.config import AgentsConfig, GeneratorConfig, RewriterConfig, ScratchLM, SelectorConfig
+from jointrag.config import AgentsConfig, ScratchLM
 from jointrag.generation import LocalLM
 from jointrag.types import Hit, Passage, Question
 
 TINY = ScratchLM(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_length=256)
-AGENTS = AgentsConfig(
-    num_candidates=3,
-    rewriter=RewriterConfig(max_new_tokens=8),
-    selector=SelectorConfig(max_new_tokens=6),
-    generator=GeneratorConfig(max_new_tokens=4),
+AGENTS = AgentsConfig.model_validate(
+    {
+        "num_candidates": 3,
+        "rewriter": {"max_new_tokens": 8},
+        "selector": {"max_new_tokens": 6},
+        "generator": {"max_new_tokens": 4},
+    }
 )
 PASSAGES = [Passage(f"p{i}", "", f"{name} lives in {city} .") for i, (name, city) in enumerate(
     [("Anna", "Oslo"), ("Ben", "Turku"), ("Clara", "Malmo"), ("Dario", "Bergen"), ("Elsa", "Aarhus")]
@@ -41,10 +43,10 @@ def tiny_lm(seed: int = 0) -> LocalLM:
     """A random Llama that knows the words of QUESTIONS and PASSAGES."""
     import torch
 
-    from trainers.agent_data import examples, label
+    from trainers.agent_data import label
     from trainers.warm_start import from_scratch
 
     torch.manual_seed(seed)
-    labelled = list(examples(label(QUESTIONS, chain(), FixedRetriever()), chain()))
+    labelled = [example for one in label(QUESTIONS, chain(), FixedRetriever()) for example in one.examples]
     model, tokenizer = from_scratch(TINY, labelled, "cpu")
     return LocalLM(model, tokenizer, TINY.max_length)

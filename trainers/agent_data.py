@@ -1,33 +1,29 @@
 """Stage 5: what the agents learn from.
 
-Warm-start examples come from source questions, with weak labels: the rewriter's is the data set's decomposition where
-it has one and the question itself otherwise; the selector's is a lexical match; the generator's is the gold answer.
-MAPPO gets target questions with their answers and nothing else. Prompts are made by the agents themselves, so training
-and use cannot drift apart.
+Warm-start examples come from source questions: each agent is asked for its prompt and its weak label when its turn in
+the chain comes, and the chain goes on as if it had said just that. So training and use cannot drift apart, and a new
+agent brings its label itself. MAPPO gets target questions with their answers and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from jointrag.agents import Chain, build_chain
-from jointrag.agents.generator import Generator
-from jointrag.agents.rewriter import Rewriter
+from jointrag.agents import Agent, Chain, build_chain
 from jointrag.agents.selector import Selector
 from jointrag.config import AgentDataConfig, AgentsConfig
 from jointrag.jsonl import read_jsonl, write_jsonl
-from jointrag.metrics import normalize
-from jointrag.pipeline import retrieve
+from jointrag.pipeline import walk
 from jointrag.progress import progress
 from jointrag.retrieval import HttpRetriever, Retriever
 from jointrag.types import Episode, Example, Passage, Question
 
 QUESTIONS_PER_REQUEST = 256
-YES_NO = {"yes", "no"}
 
 
 def build(
@@ -41,15 +37,13 @@ def build(
         list(read_jsonl(prepared / f"questions/{s}.jsonl", Question)) for s in ("source", "train", "dev")
     )
     labelled = list(label(_sample(source, config.num_warm_start_questions, rng), chain, retriever))
+    episodes = [one.episode for one in labelled]
+    reading = list(reading_examples(episodes, passages, chain, config.num_reading_examples, rng))
+    control = label(_sample(train, config.num_control_questions, rng), chain, retriever)
     counts = {
-        "warm_start": write_jsonl(out / "warm_start.jsonl", examples(labelled, chain)),
-        "reading": write_jsonl(
-            out / "reading.jsonl", reading_examples(labelled, passages, chain, config.num_reading_examples, rng)
-        ),
-        "control": write_jsonl(
-            out / "control.jsonl",
-            examples(label(_sample(train, config.num_control_questions, rng), chain, retriever), chain),
-        ),
+        "warm_start": write_jsonl(out / "warm_start.jsonl", _examples(labelled)),
+        "reading": write_jsonl(out / "reading.jsonl", reading),
+        "control": write_jsonl(out / "control.jsonl", _examples(control)),
         "questions": write_jsonl(out / "questions.jsonl", map(_without_labels, train)),
         "dev": write_jsonl(out / "dev.jsonl", dev),
     }
@@ -58,61 +52,43 @@ def build(
     return {f"agent_data/{name}": float(count) for name, count in counts.items()}
 
 
-def label(questions: Sequence[Question], chain: Chain, retriever: Retriever) -> Iterator[Episode]:
-    """Episodes as they should go: sub-questions, the candidates they retrieve, the selection, the gold answer."""
-    rewrites = any(isinstance(agent, Rewriter) for agent in chain.agents)
-    selects = any(isinstance(agent, Selector) for agent in chain.agents)
-    starts = range(0, len(questions), QUESTIONS_PER_REQUEST)
-    for start in progress(starts, "labelling questions"):
+@dataclass(frozen=True)
+class Labelled:
+    """An episode as it should go, and what the agents learn from it, in the order in which they speak."""
+
+    episode: Episode
+    examples: tuple[Example, ...]
+
+
+def label(questions: Sequence[Question], chain: Chain, retriever: Retriever) -> Iterator[Labelled]:
+    """Every question's way through the chain when each agent says its label."""
+    for start in progress(range(0, len(questions), QUESTIONS_PER_REQUEST), "labelling questions"):
         batch = questions[start : start + QUESTIONS_PER_REQUEST]
-        episodes = [Episode(q, sub_questions=(q.sub_questions if rewrites else ()) or (q.text,)) for q in batch]
-        for episode in retrieve(episodes, retriever, chain.num_candidates):
-            selected = select(episode.question, episode.sub_questions, episode.candidates) if selects else None
-            yield replace(episode, selected=selected, answer=episode.question.answers[0])
+        learned: dict[str, list[Example]] = {question.id: [] for question in batch}
+        *_, episodes = walk(batch, chain, retriever, partial(say_labels, learned=learned))
+        for episode in episodes:
+            yield Labelled(episode, tuple(learned[episode.question.id]))
 
 
-def select(question: Question, sub_questions: Sequence[str], candidates: Sequence[Passage]) -> tuple[int, ...]:
-    """Weak selector label: the passages that contain an answer, and the closest to each sub-question by shared words.
-    Yes and no are in no passage: there, only the closest ones. Positions in ascending order."""
-    texts = [f" {normalize(p.contents)} " for p in candidates]
-    closest = {_closest(sub_question, texts) for sub_question in sub_questions if texts}
-    answers = [f" {normalize(answer)} " for answer in question.answers]
-    if all(answer.strip() in YES_NO for answer in answers):
-        return tuple(sorted(closest))
-    matching = {i for i, text in enumerate(texts) if any(answer in text for answer in answers)}
-    return tuple(sorted(matching | closest))
-
-
-def _closest(query: str, texts: Sequence[str]) -> int:
-    words = set(normalize(query).split())
-    return max(range(len(texts)), key=lambda i: (len(words & set(texts[i].split())), -i))
-
-
-def examples(episodes: Iterator[Episode] | Sequence[Episode], chain: Chain) -> Iterator[Example]:
-    """One example per agent and episode. The generator gets none where no candidate holds the answer: it would learn to
-    invent one."""
+def say_labels(agent: Agent, episodes: Sequence[Episode], learned: dict[str, list[Example]]) -> list[Episode]:
+    """Every episode with the agent's label read; the examples are added to `learned`, by question id. Where the agent
+    has no label, the episode goes on without it."""
+    spoken = []
     for episode in episodes:
-        for agent in chain.agents:
-            if isinstance(agent, Rewriter):
-                before = Episode(episode.question, sub_questions=(episode.question.text,))
-                response = agent.write(episode.sub_questions)
-            elif isinstance(agent, Selector):
-                before, response = replace(episode, selected=None), agent.write(episode.selected or ())
-            elif isinstance(agent, Generator):
-                if not _answerable(episode):
-                    continue
-                before, response = episode, agent.write(episode.answer)
-            else:
-                raise TypeError(f"no warm-start label for agent {agent.name!r}: give it one in trainers/agent_data.py")
-            yield Example(f"{episode.question.id}/{agent.name}", agent.prompt(before), response)
+        if (response := agent.label(episode)) is not None:
+            example = Example(f"{episode.question.id}/{agent.name}", agent.prompt(episode), response)
+            learned[episode.question.id].append(example)
+            episode, _ = agent.read(episode, response)
+        spoken.append(episode)
+    return spoken
 
 
 def reading_examples(
     episodes: Sequence[Episode], passages: dict[str, Passage], chain: Chain, count: int, rng: np.random.Generator
 ) -> Iterator[Example]:
-    """For models that cannot read yet: the gold passages among 0 or more retrieved others, in any order. The generator
-    answers; the selector, where the chain has one, finds the gold passages. They take turns."""
-    readers = [agent for agent in chain.agents if isinstance(agent, Selector | Generator)]
+    """For models that cannot read yet: the gold passages among 0 or more retrieved others, in any order. Who answers in
+    the chain answers; the selector, where there is one, finds the gold passages. They take turns."""
+    readers = [agent for agent in chain.agents if agent.gives_answer or isinstance(agent, Selector)]
     known = [e for e in episodes if e.question.gold_passages]
     if count and not known:
         raise ValueError(
@@ -126,19 +102,16 @@ def reading_examples(
         num_others = rng.integers(min(len(others), max(0, chain.num_candidates - len(gold))) + 1)
         shown = [*gold, *(others[j] for j in rng.permutation(len(others))[:num_others])]
         shown = [shown[j] for j in rng.permutation(len(shown))]
-        before = replace(episode, candidates=tuple(shown), selected=None)
+        before = Episode(episode.question, episode.sub_questions, tuple(shown))
         if isinstance(agent, Selector):
             response = agent.write([j for j, p in enumerate(shown) if p.id in episode.question.gold_passages])
         else:
-            response = agent.write(episode.answer)
+            response = episode.question.answers[0]
         yield Example(f"{episode.question.id}/reading-{i}", agent.prompt(before), response)
 
 
-def _answerable(episode: Episode) -> bool:
-    answers = [f" {normalize(answer)} " for answer in episode.question.answers]
-    if any(answer.strip() in YES_NO for answer in answers):
-        return True
-    return any(answer in f" {normalize(p.contents)} " for p in episode.passages for answer in answers)
+def _examples(labelled: Iterable[Labelled]) -> Iterator[Example]:
+    return (example for one in labelled for example in one.examples)
 
 
 def _without_labels(question: Question) -> Question:

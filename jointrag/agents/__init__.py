@@ -1,31 +1,44 @@
-"""The agents. Each file holds one: its prompt, its parser, its output constraint and its penalty, side by side.
+"""The agents. Each file holds one: settings, prompt, parser, output constraint, penalty and warm-start label, side by
+side.
 
-Agents read and return Episodes; they never see a tensor. A new agent is one file and one line in `AGENTS`.
+Agents read and return Episodes; they never see a tensor. A new agent is one file and one line in `AGENTS`:
+docs/agents.md shows one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from jointrag.agents.generator import Generator
 from jointrag.agents.rewriter import Rewriter
 from jointrag.agents.selector import Selector
-from jointrag.config import AgentsConfig
+from jointrag.section import Section
 from jointrag.types import Episode, Prompt
 
-AGENTS = {"rewriter": Rewriter, "selector": Selector, "generator": Generator}
+if TYPE_CHECKING:
+    from jointrag.config import AgentsConfig  # which asks AGENTS what can be set
 
 
 class Agent(Protocol):
-    """One role in the chain."""
+    """One role in the chain. It is made with its settings: `Rewriter(RewriterConfig())`."""
 
     @property
     def name(self) -> str: ...
 
     @property
+    def section(self) -> type[Section]:
+        """The class of its settings, which are `agents.<name>` in a preset. Each has a default."""
+        ...
+
+    @property
     def reads_passages(self) -> bool:
         """False: the agent speaks before retrieval."""
+        ...
+
+    @property
+    def gives_answer(self) -> bool:
+        """True: the agent can be the last of a chain."""
         ...
 
     @property
@@ -38,6 +51,18 @@ class Agent(Protocol):
     def read(self, episode: Episode, response: str) -> tuple[Episode, float]:
         """The episode with the response taken in, and the penalty (<= 0) for its form."""
         ...
+
+    def label(self, episode: Episode) -> str | None:
+        """What the agent should have said at this point of a labelled question's episode: a warm-start example. None:
+        nothing to learn from; the episode goes on without it."""
+        ...
+
+
+AGENTS = {
+    "rewriter": Rewriter,
+    "selector": Selector,
+    "generator": Generator,
+}
 
 
 @dataclass(frozen=True)
@@ -58,4 +83,4 @@ class Chain:
 
 def build_chain(config: AgentsConfig) -> Chain:
     """The chain a preset describes."""
-    return Chain(tuple(AGENTS[name](getattr(config, name)) for name in config.chain), config.num_candidates)
+    return Chain(tuple(AGENTS[name](config.of(name)) for name in config.chain), config.num_candidates)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from jointrag.config import GeneratorConfig
+from pydantic import NonPositiveFloat, PositiveInt
+
+from jointrag.metrics import VERDICTS, accuracy, normalize
+from jointrag.section import Section
 from jointrag.types import Episode, Prompt
 
 INSTRUCTIONS = (
@@ -13,11 +16,20 @@ INSTRUCTIONS = (
 )
 
 
+class GeneratorConfig(Section):
+    max_words: PositiveInt = 30
+    penalty: NonPositiveFloat = -0.5
+    """For an answer of more than max_words words, or an empty one."""
+    max_new_tokens: PositiveInt = 48
+
+
 @dataclass(frozen=True)
 class Generator:
     config: GeneratorConfig
     name = "generator"
+    section = GeneratorConfig
     reads_passages = True
+    gives_answer = True
 
     @property
     def max_new_tokens(self) -> int:
@@ -31,7 +43,8 @@ class Generator:
         well_formed = 0 < len(response.split()) <= self.config.max_words
         return replace(episode, answer=response.strip()), 0.0 if well_formed else self.config.penalty
 
-    @staticmethod
-    def write(answer: str) -> str:
-        """The response that `read` turns into this answer."""
-        return answer
+    def label(self, episode: Episode) -> str | None:
+        """The gold answer. None where no passage holds it: the generator would learn to invent one."""
+        answers = episode.question.answers
+        is_verdict = any(normalize(answer) in VERDICTS for answer in answers)  # yes and no are in no passage
+        return answers[0] if is_verdict or any(accuracy(p.contents, answers) for p in episode.passages) else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from jointrag.config import RewriterConfig
+from pydantic import NonPositiveFloat, PositiveInt
+
+from jointrag.section import Section
 from jointrag.types import Episode, Prompt
 
 INSTRUCTIONS = (
@@ -15,11 +16,21 @@ INSTRUCTIONS = (
 )
 
 
+class RewriterConfig(Section):
+    max_sub_questions: PositiveInt = 4
+    max_characters: PositiveInt = 300
+    penalty: NonPositiveFloat = -0.5
+    """For too many sub-questions, too many characters, or none at all."""
+    max_new_tokens: PositiveInt = 96
+
+
 @dataclass(frozen=True)
 class Rewriter:
     config: RewriterConfig
     name = "rewriter"
+    section = RewriterConfig
     reads_passages = False
+    gives_answer = False
 
     @property
     def max_new_tokens(self) -> int:
@@ -38,7 +49,7 @@ class Rewriter:
         episode = replace(episode, sub_questions=kept or (episode.question.text,))
         return episode, 0.0 if well_formed else self.config.penalty
 
-    @staticmethod
-    def write(sub_questions: Sequence[str]) -> str:
-        """The response that `read` turns into these sub-questions."""
-        return "\n".join(sub_questions)
+    def label(self, episode: Episode) -> str:
+        """The data set's decomposition where it has one, else the question itself."""
+        known = episode.question.sub_questions[: self.config.max_sub_questions]
+        return "\n".join(known or (episode.question.text,))

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from jointrag.config import SelectorConfig
+from pydantic import NonPositiveFloat, PositiveInt
+
+from jointrag.metrics import VERDICTS, accuracy, normalize
+from jointrag.section import Section
 from jointrag.types import Episode, Prompt
 
 INSTRUCTIONS = (
@@ -14,11 +17,19 @@ INSTRUCTIONS = (
 )
 
 
+class SelectorConfig(Section):
+    penalty: NonPositiveFloat = -1.0
+    """For a malformed list, an unknown document or one named twice."""
+    max_new_tokens: PositiveInt = 32
+
+
 @dataclass(frozen=True)
 class Selector:
     config: SelectorConfig
     name = "selector"
+    section = SelectorConfig
     reads_passages = True
+    gives_answer = False
 
     @property
     def max_new_tokens(self) -> int:
@@ -37,6 +48,16 @@ class Selector:
         well_formed = len(kept) == len(written)
         return replace(episode, selected=kept), 0.0 if well_formed else self.config.penalty
 
+    def label(self, episode: Episode) -> str:
+        """Weak: the candidates that contain an answer, and the closest to each sub-question by shared words. Yes and no
+        are in no passage: there, only the closest ones."""
+        answers, texts = episode.question.answers, [p.contents for p in episode.candidates]
+        words = [set(normalize(text).split()) for text in texts]
+        chosen = {_closest(sub_question, words) for sub_question in episode.sub_questions if words}
+        if not all(normalize(answer) in VERDICTS for answer in answers):
+            chosen |= {i for i, text in enumerate(texts) if accuracy(text, answers)}
+        return self.write(sorted(chosen))
+
     @staticmethod
     def write(positions: Sequence[int]) -> str:
         """The response that `read` turns into these positions."""
@@ -45,3 +66,9 @@ class Selector:
 
 def _names(count: int) -> tuple[str, ...]:
     return tuple(f"Document{i}" for i in range(count))
+
+
+def _closest(query: str, words: Sequence[set[str]]) -> int:
+    """The passage, given as its words, that shares most with the query; the first of several."""
+    wanted = set(normalize(query).split())
+    return max(range(len(words)), key=lambda i: (len(wanted & words[i]), -i))

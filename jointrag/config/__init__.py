@@ -4,7 +4,7 @@ A YAML preset plus dotted overrides is resolved once (`jointrag.presets.resolve`
 tree. A misspelt key, a wrong type or two settings that exclude each other is an error before anything runs.
 """
 
-from jointrag.config.agents import AgentsConfig, GeneratorConfig, RewriterConfig, SelectorConfig
+from jointrag.config.agents import AgentsConfig
 from jointrag.config.base import AgentName, Section, Share
 from jointrag.config.data import Dataset, FilesDataset, NamedDataset, SyntheticDataset
 from jointrag.config.language_model import LanguageModelSection, Lora, PretrainedLM, ScratchLM, ServedConfig
@@ -30,7 +30,6 @@ __all__ = [
     "Encoder",
     "EvaluationConfig",
     "FilesDataset",
-    "GeneratorConfig",
     "IndexConfig",
     "LanguageModelSection",
     "Lora",
@@ -41,13 +40,11 @@ __all__ = [
     "PretrainedLM",
     "ReportConfig",
     "RetrieverConfig",
-    "RewriterConfig",
     "RuntimeConfig",
     "SamplingConfig",
     "ScratchEncoder",
     "ScratchLM",
     "Section",
-    "SelectorConfig",
     "ServedConfig",
     "ServerConfig",
     "Share",

@@ -1,53 +1,71 @@
-"""The chain and its agents."""
+"""The chain and its agents. Each agent's own settings are in its file, below `jointrag/agents`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from itertools import pairwise
+from typing import Any
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import ConfigDict, PositiveInt, SerializerFunctionWrapHandler, create_model
+from pydantic import model_serializer as serializer
+from pydantic import model_validator as validator
+from pydantic.fields import FieldInfo
 
-from jointrag.config.base import AgentName, Section
-
-
-class RewriterConfig(Section):
-    max_sub_questions: PositiveInt = 4
-    max_characters: PositiveInt = 300
-    penalty: Annotated[float, Field(le=0)] = -0.5
-    """For too many sub-questions, too many characters, or none at all."""
-    max_new_tokens: PositiveInt = 96
-
-
-class SelectorConfig(Section):
-    penalty: Annotated[float, Field(le=0)] = -1.0
-    """For a malformed list, an unknown document or one named twice."""
-    max_new_tokens: PositiveInt = 32
-
-
-class GeneratorConfig(Section):
-    max_words: PositiveInt = 30
-    penalty: Annotated[float, Field(le=0)] = -0.5
-    """For an answer of more than max_words words, or an empty one."""
-    max_new_tokens: PositiveInt = 48
+from jointrag.agents import AGENTS
+from jointrag.config.base import AgentName
+from jointrag.section import Section
 
 
 class AgentsConfig(Section):
-    """The chain: which agents, what each may do, and how many passages they share."""
+    """The chain, and a section by the name of every registered agent: what that agent may do."""
+
+    model_config = ConfigDict(extra="allow")  # the agents' sections, which `_agents_have_sections` checks
 
     chain: tuple[AgentName, ...] = ("rewriter", "selector", "generator")
+    """The agents, in the order in which they speak."""
     num_candidates: PositiveInt = 10
     """Passages retrieved per question, shared out over its sub-questions."""
-    rewriter: RewriterConfig = RewriterConfig()
-    selector: SelectorConfig = SelectorConfig()
-    generator: GeneratorConfig = GeneratorConfig()
 
-    @model_validator(mode="after")
+    def of(self, agent: AgentName) -> Any:
+        """The agent's own section: a RewriterConfig for "rewriter"."""
+        return getattr(self, agent)
+
+    @classmethod
+    def settings(cls) -> dict[str, FieldInfo]:
+        return cls.model_fields | _sections().model_fields
+
+    @validator(mode="before")
+    @classmethod
+    def _agents_have_sections(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        own = {name: value for name, value in given.items() if name in cls.model_fields}
+        sections = {name: value for name, value in given.items() if name not in cls.model_fields}
+        return own | dict(_sections().model_validate(sections))
+
+    @validator(mode="after")
     def _chain_is_possible(self) -> AgentsConfig:
-        order = ["rewriter", "selector", "generator"]
-        unknown = [name for name in self.chain if name not in order]
-        if unknown:
-            raise ValueError(f"unknown agent {unknown[0]!r} in chain; known agents: {', '.join(order)}")
-        if list(self.chain) != [name for name in order if name in self.chain] or "generator" not in self.chain:
-            raise ValueError(
-                "the chain runs rewriter, selector, generator; leave out the first or second, keep the last"
-            )
+        if unknown := [name for name in self.chain if name not in AGENTS]:
+            raise ValueError(f"unknown agent {unknown[0]!r} in chain; known agents: {', '.join(AGENTS)}")
+        if repeated := [name for name in self.chain if self.chain.count(name) > 1]:
+            raise ValueError(f"the chain names {repeated[0]!r} twice; every agent speaks once")
+        if not self.chain or not AGENTS[self.chain[-1]].gives_answer:
+            answering = " or ".join(name for name, agent in AGENTS.items() if agent.gives_answer)
+            raise ValueError(f"the chain has to end with an agent that gives the answer: {answering}")
+        for first, second in pairwise(self.chain):
+            if AGENTS[first].reads_passages and not AGENTS[second].reads_passages:
+                raise ValueError(
+                    f"{first!r} reads passages, {second!r} speaks before they are retrieved: "
+                    f"put {second!r} before {first!r} in the chain"
+                )
         return self
+
+    @serializer(mode="wrap")
+    def _without_agents_outside_the_chain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """They make no difference, so to register or to set one makes no stage run again."""
+        return {k: v for k, v in dump(self).items() if k in type(self).model_fields or k in self.chain}
+
+
+def _sections() -> type[Section]:
+    """A section with the section of every registered agent. Made afresh: agents may be registered at any time."""
+    sections: dict[str, Any] = {name: (agent.section, agent.section()) for name, agent in AGENTS.items()}
+    return create_model("AgentSections", __base__=Section, **sections)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from jointrag.section import Section
+
+__all__ = ["AgentName", "Section", "Share", "check_heads"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 AgentName = str  # a name registered in jointrag.agents
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def check_heads(hidden_size: int, num_heads: int) -> None:

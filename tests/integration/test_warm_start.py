@@ -9,7 +9,7 @@ from jointrag.generation import GREEDY, LocalLM
 from jointrag.jsonl import read_jsonl, write_jsonl
 from jointrag.types import Example
 from tests.tiny import QUESTIONS, TINY, FixedRetriever, chain, tiny_lm
-from trainers.agent_data import examples, label
+from trainers.agent_data import label
 from trainers.warm_start import train, train_control
 
 FAST = WarmStartConfig(num_epochs=250, learning_rate=5e-3, batch_size=8, prompt_loss_weight=0.1)
@@ -17,7 +17,7 @@ FAST = WarmStartConfig(num_epochs=250, learning_rate=5e-3, batch_size=8, prompt_
 
 @pytest.fixture
 def agent_data(tmp_path):
-    labelled = list(examples(label(QUESTIONS, chain(), FixedRetriever()), chain()))
+    labelled = [example for one in label(QUESTIONS, chain(), FixedRetriever()) for example in one.examples]
     for name in ("warm_start", "control", "reading"):
         write_jsonl(tmp_path / "agent_data" / f"{name}.jsonl", labelled)
     return tmp_path / "agent_data"

@@ -1,12 +1,16 @@
-"""Weak labels and the examples made from them."""
+"""Labelling: the chain with the agents' own labels, and the examples it leaves. The labels: test_agents.py."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from jointrag.agents import build_chain
 from jointrag.config import AgentsConfig
+from jointrag.generation import GREEDY, Completion
+from jointrag.pipeline import answer
 from jointrag.types import Episode, Hit, Passage, Question
-from trainers.agent_data import examples, label, reading_examples, select
+from trainers.agent_data import label, reading_examples
 
 PASSAGES = {
     "d": Passage("d", "", "Silent Harbor was directed by Anna Berg."),
@@ -28,27 +32,10 @@ class EverythingRetriever:
         return [[Hit(passage, 1.0) for passage in list(PASSAGES.values())[:k]] for _ in queries]
 
 
-def test_selector_label_is_the_matching_passages_and_the_closest_to_each_sub_question():
-    passages = list(PASSAGES.values())
-    assert select(BRIDGE, BRIDGE.sub_questions, passages) == (0, 1)
-    assert select(BRIDGE, ["Was Olga Holm born in New Rusk?"], passages) == (1, 2)
-
-
-def test_selector_label_matches_whole_words_and_any_answer():
-    question = Question("q", "?", ("London", "Hale"))
-    selected = select(question, ["Where?"], list(PASSAGES.values()))
-    assert 1 in selected
-    assert 3 not in selected
-
-
-def test_selector_label_for_yes_no_goes_by_the_words():
-    question = Question("q", "Was Olga Holm born in New Rusk?", ("no",))
-    assert select(question, [question.text], list(PASSAGES.values())) == (2,)
-
-
 def test_examples_are_what_the_agents_would_be_asked():
-    (episode,) = label([BRIDGE], CHAIN, EverythingRetriever())
-    rewriter, selector, generator = examples([episode], CHAIN)
+    (labelled,) = label([BRIDGE], CHAIN, EverythingRetriever())
+    rewriter, selector, generator = labelled.examples
+    assert [e.id for e in labelled.examples] == ["q1/rewriter", "q1/selector", "q1/generator"]
     assert rewriter.prompt == CHAIN.agents[0].prompt(Episode(BRIDGE, sub_questions=(BRIDGE.text,)))
     assert rewriter.response == "Who directed Silent Harbor?\nWhere was Anna Berg born?"
     assert selector.response == "Document0,Document1"
@@ -57,21 +44,43 @@ def test_examples_are_what_the_agents_would_be_asked():
     assert generator.response == "Port Hale"
 
 
-def test_a_question_without_decomposition_is_its_own_rewrite():
-    plain = Question("q2", "Who is Anna Berg?", ("a director",))
-    (episode,) = label([plain], CHAIN, EverythingRetriever())
-    assert next(iter(examples([episode], CHAIN))).response == plain.text
+def test_a_labelled_episode_went_through_the_chain():
+    (labelled,) = label([BRIDGE], CHAIN, EverythingRetriever())
+    episode = labelled.episode
+    assert episode.sub_questions == BRIDGE.sub_questions
+    assert [p.id for p in episode.passages] == ["d", "b"]
+    assert episode.answer == "Port Hale"
+
+
+def test_labelling_is_the_chain_with_labels_for_words():
+    """A model that says the labels makes the same episodes; its turns aside."""
+
+    class Labels:
+        def generate(self, prompts, max_new_tokens, sampling):
+            return [Completion(labels[prompt.agent, prompt.content]) for prompt in prompts]
+
+    (labelled,) = label([BRIDGE], CHAIN, EverythingRetriever())
+    labels = {(e.prompt.agent, e.prompt.content): e.response for e in labelled.examples}
+    (answered,) = answer([BRIDGE], CHAIN, EverythingRetriever(), Labels(), GREEDY)
+    assert replace(answered, turns=()) == labelled.episode
+
+
+@pytest.mark.parametrize("chain", [("generator",), ("rewriter", "generator"), ("selector", "generator")])
+def test_every_agent_of_a_shorter_chain_learns(chain):
+    (labelled,) = label([BRIDGE], build_chain(AgentsConfig(chain=chain)), EverythingRetriever())
+    assert tuple(example.prompt.agent for example in labelled.examples) == chain
 
 
 def test_the_generator_does_not_learn_to_invent():
     unknown = Question("q3", "Who founded Rome?", ("Romulus",))
-    (episode,) = label([unknown], CHAIN, EverythingRetriever())
-    assert [example.prompt.agent for example in examples([episode], CHAIN)] == ["rewriter", "selector"]
+    (labelled,) = label([unknown], CHAIN, EverythingRetriever())
+    assert [example.prompt.agent for example in labelled.examples] == ["rewriter", "selector"]
+    assert labelled.episode.answer == ""
 
 
 def test_reading_examples_always_show_the_gold_passages():
-    (episode,) = label([BRIDGE], CHAIN, EverythingRetriever())
-    found = list(reading_examples([episode], PASSAGES, CHAIN, 20, np.random.default_rng(0)))
+    (labelled,) = label([BRIDGE], CHAIN, EverythingRetriever())
+    found = list(reading_examples([labelled.episode], PASSAGES, CHAIN, 20, np.random.default_rng(0)))
     assert len(found) == 20
     for example in found:
         assert "Silent Harbor was directed by" in example.prompt.content
@@ -81,6 +90,6 @@ def test_reading_examples_always_show_the_gold_passages():
 
 def test_reading_examples_need_gold_passages():
     plain = Question("q", "Who?", ("x",))
-    (episode,) = label([plain], CHAIN, EverythingRetriever())
+    (labelled,) = label([plain], CHAIN, EverythingRetriever())
     with pytest.raises(ValueError, match="num_reading_examples"):
-        list(reading_examples([episode], PASSAGES, CHAIN, 1, np.random.default_rng(0)))
+        list(reading_examples([labelled.episode], PASSAGES, CHAIN, 1, np.random.default_rng(0)))
