@@ -39,7 +39,7 @@ class Tracker(Protocol):
         ...
 
     def log_table(self, rows: list[dict[str, Any]], name: str) -> None:
-        """Keep rows as a table; `name` without an extension."""
+        """Keep rows as a table; `name` without an extension. Rows of a name that is there already are added to it."""
         ...
 
     def log_text(self, text: str, name: str) -> None:

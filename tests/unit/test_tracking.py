@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,21 @@ def test_parent_child_and_final_metrics(opened: Pipeline, uri: str, tmp_path: Pa
         "agents.chain": "['generator']",
     }
     assert (stage.info.status, parent.info.status) == ("FINISHED", "FINISHED")
+
+
+def test_a_table_logged_again_grows(opened: Pipeline, uri: str, tmp_path: Path) -> None:
+    """Samples of every so many steps end up in one table, and the run's page knows it as one."""
+    child = opened.child("mappo")
+    for step in (25, 50):
+        rows = [{"step": step, "question": "Where ?", "passages": "✓ [p1] Oslo\n– [p2] …", "reward": 0.5}] * 2
+        MlflowTracker(uri, child).log_table(rows, "episodes")
+    mlflow = client(uri)
+    table = json.loads(Path(mlflow.download_artifacts(child, "episodes.json", str(tmp_path))).read_text())
+    assert table["columns"] == ["step", "question", "passages", "reward"]
+    assert [row[0] for row in table["data"]] == [25, 25, 50, 50]
+    assert table["data"][0][1:] == table["data"][3][1:] == ["Where ?", "✓ [p1] Oslo\n– [p2] …", 0.5]
+    tags = json.loads(mlflow.get_run(child).data.tags["mlflow.loggedArtifacts"])
+    assert tags == [{"path": "episodes.json", "type": "table"}]
 
 
 def test_a_retry_finds_its_parent_and_closes_what_was_killed(opened: Pipeline, uri: str, request) -> None:
