@@ -21,6 +21,7 @@ from typing import Any
 
 from evaluation import figures, tables
 from evaluation.examples import Example, Examples, pick, score
+from evaluation.history import kept_sentence, kept_step, read_history
 from evaluation.scores import Comparison, Scores
 from evaluation.tables import markdown_escape as escaped
 from evaluation.tables import results_table
@@ -31,6 +32,7 @@ from jointrag.types import Episode
 __all__ = ["results_table", "write"]
 
 MAX_CHARACTERS = 280  # of a passage in the examples
+MAX_WARNINGS = 10  # of the watchdog's, shown
 PACKAGES = (
     *("jointrag", "torch", "transformers", "trl", "peft", "sentence-transformers"),
     *("faiss-cpu", "faiss-gpu", "prefect", "mlflow", "numpy"),
@@ -46,6 +48,10 @@ class Content:
     intervals: tuple[tuple[str, Comparison], ...]
     panels: tuple[figures.Panel, ...]
     other_panels: tuple[figures.Panel, ...]
+    kept: str
+    """Which step's weights were kept, where not the last one's."""
+    warnings: tuple[tuple[int, str], ...]
+    """What the watchdog said, by step."""
     examples: Examples
     settings: str
     versions: dict[str, str]
@@ -87,8 +93,9 @@ def _content(
             list(read_jsonl(evaluation / "predictions" / f"{name}.jsonl", Episode)) for name in ("warm_start", "mappo")
         )
         examples = pick(before, after, config.num_examples)
-    history = figures.read_history(mappo / "history.jsonl")
-    panels, other_panels = figures.panels(history)
+    history = read_history(mappo / "history.jsonl")
+    kept = kept_sentence(stages, history)
+    panels, other_panels = figures.panels(history.steps, kept_step(stages) if kept else None)
     shown = {
         "results": tables.results(scores),
         "comparisons": tables.comparisons(scores),
@@ -102,6 +109,8 @@ def _content(
         intervals=_intervals(scores),
         panels=tuple(panels),
         other_panels=tuple(other_panels),
+        kept=kept,
+        warnings=history.warnings,
         examples=examples,
         settings=_settings(settings),
         versions=_versions(),
@@ -150,7 +159,9 @@ def _markdown(content: Content) -> str:
             parts.append(tables.CONTROL)
     if content.panels:
         alt = " ".join(panel.alt for panel in content.panels).replace("[", "(").replace("]", ")")
-        parts += ["## Learning curves", f"![{alt}][curves]"]
+        parts += ["## Learning curves", f"![{alt}][curves]", content.kept]
+    if content.warnings:
+        parts += ["### What the watchdog said", _markdown_warnings(content.warnings)]
     parts += ["## What the agents do", tables.markdown(content.tables["behaviour"])]
     parts += _markdown_examples(content.examples)
     parts += ["## Time, settings, versions", tables.markdown(content.tables["stages"])]
@@ -161,6 +172,17 @@ def _markdown(content: Content) -> str:
     if content.panels:
         parts.append(f"[curves]: {figures.curves_png(content.panels)}")
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _markdown_warnings(warnings: Sequence[tuple[int, str]]) -> str:
+    lines = [f"- step {step}: {escaped(text)}" for step, text in warnings[-MAX_WARNINGS:]]
+    return "\n".join([*filter(None, [_earlier(warnings)]), "", *lines]).strip()
+
+
+def _earlier(warnings: Sequence[tuple[int, str]]) -> str:
+    """How many are not shown: those that count are the last."""
+    num_more = len(warnings) - MAX_WARNINGS
+    return f"The last {MAX_WARNINGS}; {num_more:,} before them are in history.jsonl." if num_more > 0 else ""
 
 
 def _markdown_examples(examples: Examples) -> list[str]:
@@ -181,7 +203,7 @@ def _markdown_examples(examples: Examples) -> list[str]:
 def _markdown_chain(name: str, episode: Episode) -> str:
     lines = [f"- **{name}**: {escaped(episode.answer) or '(no answer)'} (F1 {tables.points(score(episode))})"]
     lines += [f"  - asks: {escaped(sub_question)}" for sub_question in episode.sub_questions]
-    read, gold = set(episode.passages), set(episode.question.gold_passages)
+    read, gold = set(episode.chosen), set(episode.question.gold_passages)
     for passage in episode.candidates:
         marks = ("reads" if passage in read else "passes over") + (" (gold)" if passage.id in gold else "")
         lines.append(f"  - {marks}: {escaped(shorten(passage.contents))}")
@@ -229,6 +251,8 @@ def _html(content: Content) -> str:
         interval_alt=figures.interval_alt(content.intervals),
         curves=curves,
         others=others,
+        warnings=content.warnings[-MAX_WARNINGS:],
+        earlier_warnings=_earlier(content.warnings),
         examples_sentence=_examples_sentence(content.examples),
         examples=[("won", content.examples.won), ("lost", content.examples.lost)],
         chains=_chains,
@@ -246,7 +270,7 @@ def _chains(example: Example) -> list[dict[str, Any]]:
             "passages": [
                 {
                     "text": passage.contents,
-                    "read": passage in episode.passages,
+                    "read": passage in episode.chosen,
                     "gold": passage.id in episode.question.gold_passages,
                 }
                 for passage in episode.candidates

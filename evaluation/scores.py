@@ -32,7 +32,7 @@ class Measures(_Data):
     retrieval_recall: float | None
     """Share of a question's gold passages that are among the candidates."""
     read_recall: float | None
-    """Share of a question's gold passages that the generator read."""
+    """Share of a question's gold passages that the generator read, itself or as an agent condensed them."""
     read_precision: float | None
     """Share of the passages read that are gold; over questions for which any was read."""
     num_sub_questions: float
@@ -110,11 +110,11 @@ def measure(episodes: Sequence[Episode]) -> Measures:
         em=scores["em"],
         accuracy=scores["accuracy"],
         retrieval_recall=_mean([_recall(episode, [p.id for p in episode.candidates]) for episode in episodes]),
-        read_recall=_mean([_recall(episode, [p.id for p in episode.passages]) for episode in episodes]),
+        read_recall=_mean([_recall(episode, [p.id for p in episode.chosen]) for episode in episodes]),
         read_precision=_mean([_precision(episode) for episode in episodes]),
         num_sub_questions=float(np.mean([len(episode.sub_questions) for episode in episodes])),
         num_candidates=float(np.mean([len(episode.candidates) for episode in episodes])),
-        num_read=float(np.mean([len(episode.passages) for episode in episodes])),
+        num_read=float(np.mean([len(episode.chosen) for episode in episodes])),
         num_answer_words=float(np.mean([len(episode.answer.split()) for episode in episodes])),
         penalised=_penalised(episodes),
     )
@@ -175,7 +175,7 @@ def _recall(episode: Episode, found: Sequence[str]) -> float | None:
 
 
 def _precision(episode: Episode) -> float | None:
-    read = [passage.id for passage in episode.passages]
+    read = [passage.id for passage in episode.chosen]
     if not read or not episode.question.gold_passages:
         return None
     return len(set(episode.question.gold_passages).intersection(read)) / len(read)

@@ -66,8 +66,16 @@ def role_token(agent: str) -> str:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt: chat template, or role token and content, or plain text for a base model."""
-    if role_token(prompt.agent) in tokenizer.get_vocab():
+    """Token ids of a prompt: chat template, or role token and content, or plain text for a base model.
+
+    Raises ValueError where a model from scratch has no token for the agent."""
+    vocabulary = tokenizer.get_vocab()
+    if ANSWER_NOW in vocabulary:
+        if role_token(prompt.agent) not in vocabulary:
+            raise ValueError(
+                f"this model from scratch has never seen the {prompt.agent}: run the warm start again with examples of "
+                f"it; there are some where {prompt.agent} is in agents.chain and its label() is not always None"
+            )
         return tokenizer.encode(f"{role_token(prompt.agent)}{prompt.content}{ANSWER_NOW}", add_special_tokens=False)
     if tokenizer.chat_template:
         messages = [{"role": "system", "content": prompt.instructions}, {"role": "user", "content": prompt.content}]

@@ -83,18 +83,19 @@ class Episode:
     sub_questions: tuple[str, ...] = ()
     candidates: tuple[Passage, ...] = ()
     selected: tuple[int, ...] | None = None  # positions in candidates; None: no selector, all candidates are read
-    condensed: tuple[Passage, ...] | None = (
-        None  # read instead of the candidates, where an agent wrote it; None: none did
-    )
+    condensed: tuple[Passage, ...] | None = None  # what an agent made of them, to be read instead; None: none did
     answer: str = ""
     turns: tuple[Turn, ...] = ()
 
     @property
-    def passages(self) -> tuple[Passage, ...]:
-        """What the generator reads: what an agent condensed, else the selected candidates, else all of them."""
-        if self.condensed is not None:
-            return self.condensed
+    def chosen(self) -> tuple[Passage, ...]:
+        """The selected candidates; all of them without a selector."""
         return self.candidates if self.selected is None else tuple(self.candidates[i] for i in self.selected)
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """What there is to read for the next agent: what an agent made of the chosen candidates, else these."""
+        return self.chosen if self.condensed is None else self.condensed
 
 
 @dataclass(frozen=True, slots=True)
