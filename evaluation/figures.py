@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +34,8 @@ class Panel:
 
     title: str
     series: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    kept_step: int | None = None
+    """Marked where given: the step whose weights were kept."""
 
     @property
     def alt(self) -> str:
@@ -44,7 +44,8 @@ class Panel:
             f"{name} from {y[0]:.3g} at step {x[0]:g} to {y[-1]:.3g} at step {x[-1]:g}"
             for name, (x, y) in self.series.items()
         ]
-        return f"{self.title}: {'; '.join(ends)}."
+        kept = "" if self.kept_step is None else f"; the weights of step {self.kept_step} were kept"
+        return f"{self.title}: {'; '.join(ends)}{kept}."
 
 
 # title, keys of history.jsonl (the group in the pattern names the curve), factor
@@ -63,30 +64,17 @@ PANELS: tuple[tuple[str, str, float], ...] = (
 )
 
 
-def read_history(path: Path) -> list[dict[str, float]]:
-    """The numbers of history.jsonl, one dict per step; raises ValueError naming the line that is not one."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; train mappo first")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            numbers = {k: float(v) for k, v in row.items() if isinstance(v, int | float) and np.isfinite(v)}
-            rows.append({"step": float(row["step"]), **numbers})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path}, line {number}: not a training step ({error!r}); train mappo again") from None
-    return rows
-
-
-def panels(history: Sequence[dict[str, float]]) -> tuple[list[Panel], list[Panel]]:
-    """The known panels with data in `history`, and one for each other recorded value."""
+def panels(history: Sequence[dict[str, float]], kept_step: int | None = None) -> tuple[list[Panel], list[Panel]]:
+    """The known panels with data in `history`, and one for each other recorded value. `kept_step` is marked on the dev
+    score, which decided it."""
     keys = [key for key in dict.fromkeys(key for row in history for key in row) if key != "step"]
     known, used = [], set()
     for title, pattern, factor in PANELS:
         matches = {key: match[1] or "all" for key in keys if (match := re.fullmatch(pattern, key))}
         used |= set(matches)
         if matches:
-            known.append(Panel(title, {_name(text): _series(history, key, factor) for key, text in matches.items()}))
+            series = {_name(text): _series(history, key, factor) for key, text in matches.items()}
+            known.append(Panel(title, series, kept_step if "dev/f1" in matches else None))
     return known, [Panel(key, {key: _series(history, key, 1)}) for key in keys if key not in used]
 
 
@@ -166,6 +154,11 @@ def _draw_curves(axes: Axes, panel: Panel) -> None:
             axes.plot(x, _running_mean(y, len(y) // 15), color=color, linestyle=style, linewidth=1.7, label=name)
         else:
             axes.plot(x, y, color=color, linestyle=style, linewidth=1.7, marker="o", markersize=3, label=name)
+    if panel.kept_step is not None:
+        axes.axvline(panel.kept_step, color=INK, linewidth=0.8, linestyle=":")
+        axes.annotate(
+            "kept", (panel.kept_step, 0), (3, 3), xycoords=("data", "axes fraction"), textcoords="offset points", size=9
+        )
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     axes.tick_params(length=0)

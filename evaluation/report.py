@@ -161,7 +161,8 @@ def _markdown(content: Content) -> str:
         alt = " ".join(panel.alt for panel in content.panels).replace("[", "(").replace("]", ")")
         parts += ["## Learning curves", f"![{alt}][curves]", content.kept]
     if content.warnings:
-        parts += ["### What the watchdog said", _markdown_warnings(content.warnings)]
+        lines = [f"- step {step}: {escaped(text)}" for step, text in content.warnings[-MAX_WARNINGS:]]
+        parts += ["### What the watchdog said", _earlier(content.warnings), "\n".join(lines)]
     parts += ["## What the agents do", tables.markdown(content.tables["behaviour"])]
     parts += _markdown_examples(content.examples)
     parts += ["## Time, settings, versions", tables.markdown(content.tables["stages"])]
@@ -172,11 +173,6 @@ def _markdown(content: Content) -> str:
     if content.panels:
         parts.append(f"[curves]: {figures.curves_png(content.panels)}")
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _markdown_warnings(warnings: Sequence[tuple[int, str]]) -> str:
-    lines = [f"- step {step}: {escaped(text)}" for step, text in warnings[-MAX_WARNINGS:]]
-    return "\n".join([*filter(None, [_earlier(warnings)]), "", *lines]).strip()
 
 
 def _earlier(warnings: Sequence[tuple[int, str]]) -> str:

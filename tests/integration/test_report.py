@@ -22,7 +22,12 @@ from jointrag.types import Episode, Passage, Question, Turn
 HOSTILE = "<img src=x onerror=\"document.title='hit'\"> <b>Bold</b> | `code` ![p](http://example.org/p.png)"
 STAGES = [
     {"stage": "prepare", "seconds": 0.1, "cached": True, "metrics": {}},
-    {"stage": "mappo", "seconds": 424.0, "cached": False, "metrics": {"mappo/kl": 0.1}},
+    {
+        "stage": "mappo",
+        "seconds": 424.0,
+        "cached": False,
+        "metrics": {"mappo/kl": 0.1, "mappo/kept_step": 40.0, "mappo/kept_dev_f1": 0.5},
+    },
 ]
 
 
@@ -50,7 +55,7 @@ def answered(share_right: float, seed: int, num_questions: int) -> list[Episode]
     return episodes
 
 
-def make(tmp_path: Path, shares: dict[str, float], num_questions: int = 300) -> Path:
+def make(tmp_path: Path, shares: dict[str, float], num_questions: int = 300, num_warnings: int = 1) -> Path:
     """Lay out an evaluation and a training history, write the report of them, return its folder."""
     episodes = {name: answered(share, i, num_questions) for i, (name, share) in enumerate(shares.items())}
     names = list(episodes)
@@ -71,6 +76,7 @@ def make(tmp_path: Path, shares: dict[str, float], num_questions: int = 300) -> 
     history: list[dict[str, Any]] = [
         {"step": i, "mappo/reward": i / 100, "mappo/selector/kl": 0.1, "mappo/rewriter/kl": 0.2, "mappo/odd_one": 3.0}
         | ({"dev/f1": 0.5} if i % 20 == 0 else {})
+        | ({"watchdog": f"warning {i}: {HOSTILE}"} if i <= num_warnings else {})
         for i in range(1, 61)
     ]
     write_jsonl(tmp_path / "mappo/history.jsonl", history)
@@ -158,6 +164,21 @@ def test_texts_from_the_data_are_only_text(tmp_path: Path) -> None:
     markdown = re.sub(r"^    .*$", "", (out / "report.md").read_text(), flags=re.MULTILINE)  # indented lines are code
     assert not re.search(r"<(img|b|script)\b", markdown)
     assert "](http" not in markdown.replace("\\](http", "")  # HOSTILE's picture is there, but escaped
+
+
+def test_what_happened_in_training_is_told(tmp_path: Path) -> None:
+    kept = "The weights of step 40 of 60 were kept: there the greedy score on the dev questions was best (F1 50.0)."
+    for num_warnings in (0, 1, 25):
+        folder = tmp_path / str(num_warnings)
+        folder.mkdir()
+        out = make(folder, {"warm_start": 0.3, "mappo": 0.7}, num_questions=20, num_warnings=num_warnings)
+        for text in ((out / "report.md").read_text(), (out / "report.html").read_text()):
+            assert kept in text
+            assert ("What the watchdog said" in text) == (num_warnings > 0)
+            assert len(re.findall(r"step \d+: warning \d+: ", text)) == min(num_warnings, 10)
+            assert ("15 before them are in history.jsonl" in text) == (num_warnings == 25)
+            if num_warnings == 25:
+                assert "warning 25:" in text and "warning 15:" not in text  # the last ones count
 
 
 def test_markdown_renders_to_tables_and_a_picture(tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
-import pytest
 
-from evaluation.figures import MAX_POINTS, Panel, _running_mean, curve_svg, panels, read_history
+from evaluation.figures import MAX_POINTS, Panel, _running_mean, curve_svg, panels
 
 
 def test_panels_group_what_is_known_and_keep_the_rest() -> None:
@@ -26,13 +24,13 @@ def test_panels_group_what_is_known_and_keep_the_rest() -> None:
     assert panels([]) == ([], [])
 
 
-def test_history_is_read_with_its_gaps(tmp_path: Path) -> None:
-    path = tmp_path / "history.jsonl"
-    path.write_text('{"step": 1, "mappo/kl": NaN, "note": "text"}\n{"step": 2, "mappo/kl": 0.5}\n')
-    assert read_history(path) == [{"step": 1.0}, {"step": 2.0, "mappo/kl": 0.5}]
-    path.write_text('{"step": 1}\n{"mappo/kl": 0.5}\n')
-    with pytest.raises(ValueError, match="line 2"):
-        read_history(path)
+def test_the_kept_step_is_marked_on_the_dev_score() -> None:
+    history = [{"step": float(i), "dev/f1": 0.5, "mappo/reward": 0.1} for i in range(5)]
+    (dev, reward), _ = panels(history, kept_step=3)
+    assert (dev.kept_step, reward.kept_step) == (3, None)
+    assert dev.alt.endswith("; the weights of step 3 were kept.")
+    assert ">kept<" in curve_svg(dev)
+    assert "kept" not in curve_svg(reward) + reward.alt
 
 
 def test_running_mean_by_hand() -> None:
