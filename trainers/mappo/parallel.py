@@ -1,9 +1,9 @@
 """The processes that train together (torchrun). Alone, everything here is trivial and nothing distributed is started.
 
-    team = Team.join()
-    mine = team.share(questions)                # this process's part
-    everything = team.gather(results)           # all processes' results, on every process
-    team.sum_gradients(parameters)
+team = Team.join()
+mine = team.share(questions)                # this process's part
+everything = team.gather(results)           # all processes' results, on every process
+team.sum_gradients(parameters)
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ class Team:
     size: int = 1
 
     @classmethod
-    def join(cls) -> Team:
-        """The team torchrun started; a team of one without it."""
+    def join(cls, device: str = "auto") -> Team:
+        """The team that torchrun started; a team of one without it. Join before a model is loaded: from then on "cuda"
+        means this process's own GPU. `device` "cpu": the team talks through the CPU although there are GPUs."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         from accelerate import PartialState
 
-        state = PartialState(cpu=not torch.cuda.is_available())
+        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
         return cls(state.process_index, state.num_processes)
 
     @property

@@ -1,0 +1,39 @@
+"""Several processes that train together, on the CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import distributed
+
+from tests.integration.ranks import torchrun
+from trainers.mappo.parallel import Team
+
+
+def test_alone_nothing_is_shared_and_nothing_is_started():
+    team = Team.join()
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.ones(2)
+    team.sum_gradients([parameter])
+    team.wait()
+    assert team == Team(rank=0, size=1)
+    assert team.is_first
+    assert team.share([1, 2, 3]) == team.gather([1, 2, 3]) == [1, 2, 3]
+    assert parameter.grad.tolist() == [1, 1]
+    assert not distributed.is_initialized()
+
+
+def test_shares_are_contiguous_and_differ_by_one_at_most():
+    assert [Team(rank, 3).share("abcdefgh") for rank in range(3)] == [list("abc"), list("def"), list("gh")]
+    assert [Team(rank, 3).share("a") for rank in range(3)] == [["a"], [], []]
+
+
+def test_two_processes_share_gather_and_sum(tmp_path):
+    first, second = torchrun(2, "team", tmp_path)
+    assert (first["rank"], second["rank"]) == (0, 1)
+    assert first["size"] == second["size"] == 2
+    assert first["is_first"] and not second["is_first"]
+    assert first["share"] + second["share"] == list(range(7))
+    assert first["gather"] == second["gather"] == ["0.0", "1.0", "1.1"]
+    expected = [torch.full((2, 3), 3.0), 2 * torch.arange(4.0, dtype=torch.float64), torch.ones(2)]
+    for found in (first, second):
+        torch.testing.assert_close(found["gradients"], expected)
