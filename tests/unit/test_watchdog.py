@@ -48,7 +48,7 @@ def test_a_limit_warns_after_a_window_and_acts_after_another(limit: str) -> None
     assert [verdict.action for verdict in said] == ["go"] * warned + ["warn", "go", "go", "stop"]
     assert said[warned].reason.startswith(reason)
     assert said[-1].reason.startswith(reason)
-    assert said[-1].reason.endswith(f"(warned at step {warned + 1})")
+    assert said[-1].reason.endswith(f"(warned at step {warned + 1}); training ends here")
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,7 @@ def test_after_a_roll_back_the_windows_start_afresh_and_the_start_reward_stays()
     again = verdicts(watchdog, [{"mappo/reward": 0.3}] * 6, first=4)  # the steps may be counted from the checkpoint's
     assert [verdict.action for verdict in again] == ["go", "go", "warn", "go", "go", "roll_back"]
     assert "was 0.400 over the first 3" in again[2].reason
+    assert said[-1].reason.endswith("(warned at step 6); training goes back to its best checkpoint")
 
 
 def test_more_roll_backs_than_allowed_end_the_training() -> None:

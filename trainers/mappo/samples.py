@@ -23,7 +23,7 @@ def sample_rows(episodes: Sequence[Episode], rewards: Sequence[float], step: int
 
 
 def _row(episode: Episode, reward: float) -> dict[str, Any]:
-    read = [episode.candidates[i] for i in episode.selected] if episode.selected is not None else episode.candidates
+    read = episode.chosen
     row: dict[str, Any] = {
         "question": episode.question.text,
         "gold": " | ".join(episode.question.answers),

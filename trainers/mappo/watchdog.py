@@ -131,21 +131,21 @@ class Watchdog:
                 yield (
                     f"max_penalised of {agent}",
                     f"{100 * share:.0f} % of the {agent}'s responses are malformed {over}, above "
-                    f"mappo.watchdog.max_penalised={limit:g}; read the sampled episodes, then raise the {agent}'s "
-                    "penalty or mappo.kl_coefficient, or lower mappo.learning_rate",
+                    f"mappo.watchdog.max_penalised={limit:g}; read the sampled episodes, then set a harsher "
+                    f"agents.{agent}.penalty, raise mappo.kl_coefficient or lower mappo.learning_rate",
                 )
 
     def _act(self, reasons: Iterable[str]) -> Verdict:
         """The configured action on what did not recover by itself."""
         reason = _joined(reasons)
         if self.config.action == "stop":
-            return Verdict("stop", reason)
+            return Verdict("stop", f"{reason}; training ends here")
         if self._num_roll_backs == self.config.max_roll_backs:
             times = f"mappo.watchdog.max_roll_backs={self.config.max_roll_backs}"
             return Verdict("stop", f"{reason}; training was rolled back as often as {times} allows and ends here")
         self._num_roll_backs += 1
         self._recent, self._warned = [], {}  # the windows start afresh; the start reward stays
-        return Verdict("roll_back", reason)
+        return Verdict("roll_back", f"{reason}; training goes back to its best checkpoint")
 
 
 def _joined(reasons: Iterable[str]) -> str:
