@@ -56,6 +56,18 @@ class Completion:
     support: tuple[tuple[int, ...], ...] = ()
 
 
+@dataclass
+class TokenCount:
+    """Tokens that a model has read and written: `padded` with the padding of its batches, `real` without."""
+
+    real: int = 0
+    padded: int = 0
+
+    def add(self, real: int, padded: int) -> None:
+        self.real += real
+        self.padded += padded
+
+
 class LanguageModel(Protocol):
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling) -> list[Completion]: ...
 
@@ -84,6 +96,10 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     return tokenizer.encode(f"{prompt.instructions}\n\n{prompt.content}\n\n")
 
 
+def _has_token(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+    return tokenizer.convert_tokens_to_ids(token) not in (None, tokenizer.unk_token_id)
+
+
 def encode_response(tokenizer: PreTrainedTokenizerBase, response: str, choices: Sequence[str] | None) -> list[int]:
     """Token ids of a response and the end token, as `LocalLM.generate` would have written them."""
     if choices is None:
@@ -105,6 +121,7 @@ class LocalLM:
     """A causal language model in this process. Where it has adapters named like agents, each agent speaks with its own.
 
     `value_head`, where set, maps hidden states [batch, hidden] to values [batch]; completions then carry them.
+    `count` goes on until its owner puts a new TokenCount in its place.
     `max_length` bounds prompt plus response; a prompt that leaves no room is a ValueError.
     """
 
@@ -121,6 +138,7 @@ class LocalLM:
         self.max_length = max_length
         self.tokens_per_forward = tokens_per_forward
         self.value_head: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.count = TokenCount()
         self._choice_lists: dict[tuple[str, ...], ChoiceList] = {}
 
     @classmethod
