@@ -5,9 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from pydantic import ConfigDict, PositiveInt, SerializerFunctionWrapHandler, create_model
-from pydantic import model_serializer as serializer
-from pydantic import model_validator as validator
+from pydantic import (
+    ConfigDict,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from jointrag.agents import AGENTS
@@ -33,7 +38,7 @@ class AgentsConfig(Section):
     def settings(cls) -> dict[str, FieldInfo]:
         return cls.model_fields | _sections().model_fields
 
-    @validator(mode="before")
+    @model_validator(mode="before")
     @classmethod
     def _agents_have_sections(cls, given: Any) -> Any:
         if not isinstance(given, dict):
@@ -42,7 +47,7 @@ class AgentsConfig(Section):
         sections = {name: value for name, value in given.items() if name not in cls.model_fields}
         return own | dict(_sections().model_validate(sections))
 
-    @validator(mode="after")
+    @model_validator(mode="after")
     def _chain_is_possible(self) -> AgentsConfig:
         if unknown := [name for name in self.chain if name not in AGENTS]:
             raise ValueError(f"unknown agent {unknown[0]!r} in chain; known agents: {', '.join(AGENTS)}")
@@ -59,7 +64,7 @@ class AgentsConfig(Section):
                 )
         return self
 
-    @serializer(mode="wrap")
+    @model_serializer(mode="wrap")
     def _without_agents_outside_the_chain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """They make no difference, so to register or to set one makes no stage run again."""
         return {k: v for k, v in dump(self).items() if k in type(self).model_fields or k in self.chain}
