@@ -81,9 +81,8 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     """Token ids of a prompt: chat template, or role token and content, or plain text for a base model.
 
     Raises ValueError where a model from scratch has no token for the agent."""
-    vocabulary = tokenizer.get_vocab()
-    if ANSWER_NOW in vocabulary:
-        if role_token(prompt.agent) not in vocabulary:
+    if _has_token(tokenizer, ANSWER_NOW):
+        if not _has_token(tokenizer, role_token(prompt.agent)):
             raise ValueError(
                 f"this model from scratch has never seen the {prompt.agent}: run the warm start again with examples of "
                 f"it; there are some where {prompt.agent} is in agents.chain and its label() is not always None"

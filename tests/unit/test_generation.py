@@ -8,6 +8,7 @@ from jointrag.decoding import truncate
 from jointrag.generation import (
     GREEDY,
     Sampling,
+    TokenCount,
     batches_by_length,
     encode_prompt,
     encode_response,
@@ -165,3 +166,28 @@ def test_support_is_recorded_only_where_something_is_cut_off(lm):
     greedy = lm.generate(PROMPTS, 4, GREEDY)
     assert lm.generate(PROMPTS, 4, Sampling(0.0, generator, top_p=0.1, top_k=3)) == greedy
     assert all(len(ids) == 1 for c in lm.generate(PROMPTS, 4, Sampling(1.0, generator, top_k=1)) for ids in c.support)
+
+
+def test_equal_prompts_are_read_once_and_answered_apart(lm):
+    sampling = Sampling(1.0, torch.Generator().manual_seed(0))
+    lm.count = TokenCount()
+    mixed = [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0], PROMPTS[1]]
+    completions = lm.generate(mixed, 6, sampling)
+    longest, shortest = sorted((len(encode_prompt(lm.tokenizer, prompt)) for prompt in PROMPTS[:2]), reverse=True)
+    spoken = sum(len(completion.response_ids) - 1 for completion in completions)  # the last token is drawn, never read
+    assert lm.count.real == longest + shortest + spoken
+    assert lm.count.padded >= 2 * longest + spoken
+    assert len({completion.text for completion in completions}) > 2
+    first, second = lm.generate([PROMPTS[0], PROMPTS[0]], 6, GREEDY)
+    assert first == second
+    assert first.response_ids == lm.generate(PROMPTS[:1], 6, GREEDY)[0].response_ids
+
+
+def test_padding_is_counted(lm):
+    lm.count = TokenCount()
+    lm.generate(PROMPTS[:1], 6, GREEDY)
+    assert lm.count.real == lm.count.padded  # one prompt: nothing to pad
+    lm.count = TokenCount()
+    lm.generate(PROMPTS, 1, GREEDY)
+    lengths = [len(encode_prompt(lm.tokenizer, prompt)) for prompt in PROMPTS]
+    assert (lm.count.real, lm.count.padded) == (sum(lengths), len(lengths) * max(lengths))
