@@ -41,6 +41,9 @@ class Call:
     takes_tracker: bool
     num_threads: int | None
     own_process: bool
+    num_processes: int
+    """That share the work, where it has processes of its own."""
+    accelerate_config: Path | None
     failed: Callable[[], str | None]
     """Says when something the stage relies on is gone for good."""
 
@@ -79,26 +82,31 @@ def _in_a_process(call: Call, spec: child.Spec, stage: str, folder: Path) -> dic
     environment = dict(QUIET)
     if spec.tracking_id:
         environment["MLFLOW_RUN_ID"] = spec.tracking_id
+    command = ["tasks.child"]
+    if call.num_processes > 1 or call.accelerate_config:
+        command = ["tasks.launch", "--num-processes", str(call.num_processes)]
+        command += ["--accelerate-config", str(call.accelerate_config)] if call.accelerate_config else []
+        environment["OMP_NUM_THREADS"] = "1"
     if spec.num_threads:
         environment["OMP_NUM_THREADS"] = str(spec.num_threads)
     file = folder / stage / "spec.json"  # kept with the run: exactly what was called
     file.parent.mkdir(exist_ok=True)
     file.write_text(child.to_json(spec), encoding="utf-8")
-    outcome = child.outcome_of(file)
-    outcome.unlink(missing_ok=True)
+    told, metrics = child.error_of(file), child.metrics_of(file)
+    for old in (told, metrics):
+        old.unlink(missing_ok=True)
     try:
         supervisor.run(
-            [sys.executable, "-m", "tasks.child", str(file)],
+            [sys.executable, "-m", *command, str(file)],
             on_line=_report,
             environment=environment,
             failed=call.failed,
         )
     except supervisor.CommandFailed as error:
-        told = json.loads(outcome.read_text(encoding="utf-8"))["error"] if outcome.exists() else None
-        reason = call.failed() or told
+        reason = call.failed() or (told.read_text(encoding="utf-8") if told.exists() else None)
         tail = "" if reason else "".join(f"\n    {line}" for line in error.lines)
         raise StageFailed(f"{stage}: {reason or error}{tail}") from None
-    return json.loads(outcome.read_text(encoding="utf-8"))["metrics"]
+    return json.loads(metrics.read_text(encoding="utf-8"))
 
 
 def _report(line: str) -> None:

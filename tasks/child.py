@@ -2,15 +2,20 @@
 
 The spec names a plain function and everything it is called with. The outcome goes to a file beside the spec: the
 metrics, or what went wrong in a sentence. The process ends with its parent.
+
+Where several processes share the stage (tasks.launch), each is one of these. The first of them logs, tracks and tells
+the metrics; of those that fail, the one that did so first tells why, because the others fail for want of it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import traceback
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -84,29 +89,39 @@ def _tracker(spec: Spec) -> Tracker:
 
 
 def main(path: Path) -> int:
-    exit_with_parent()
+    if os.getpgrp() == os.getpid():  # else the launcher leads this group and watches for it
+        exit_with_parent()
+    is_first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(levelname)s %(message)s")
     for name in ("jointrag", "trainers", "evaluation", "retrieval_server"):
-        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).setLevel(logging.INFO if is_first else logging.WARNING)
     spec = TypeAdapter(Spec).validate_json(path.read_bytes())
+    if not is_first:
+        spec = replace(spec, tracking_id=None)
     if spec.num_threads:
         import torch
 
         torch.set_num_threads(spec.num_threads)
-    outcome = outcome_of(path)
     try:
-        with artifacts.writing(Path(spec.out)):
+        with artifacts.writing(Path(spec.out)) if is_first else nullcontext():
             metrics = call(spec)
     except Exception as error:
-        write_atomically(outcome, json.dumps({"error": explain(error)}))
+        if not error_of(path).exists():
+            write_atomically(error_of(path), explain(error))
         return 1
-    write_atomically(outcome, json.dumps({"metrics": metrics}))
+    if is_first:
+        write_atomically(metrics_of(path), json.dumps(metrics))
     return 0
 
 
-def outcome_of(path: Path) -> Path:
-    """The file beside the spec that says how the call ended."""
-    return path.with_name("outcome.json")
+def metrics_of(path: Path) -> Path:
+    """The file beside the spec that the metrics go to."""
+    return path.with_name("metrics.json")
+
+
+def error_of(path: Path) -> Path:
+    """The file beside the spec that says what went wrong."""
+    return path.with_name("error.txt")
 
 
 def explain(error: Exception) -> str:

@@ -43,6 +43,8 @@ class Stage:
     takes: frozenset[str] = frozenset()
     """Which of seed, device and tracker the function takes."""
     own_process: bool = True
+    parallel: bool = False
+    """Several processes can share it: runtime.num_processes, runtime.accelerate_config."""
     resumable: bool = False
 
 
@@ -144,6 +146,8 @@ class Run:
             takes_tracker="tracker" in stage.takes,
             num_threads=runtime.num_threads,
             own_process=stage.own_process,
+            num_processes=runtime.num_processes if stage.parallel else 1,
+            accelerate_config=runtime.accelerate_config if stage.parallel else None,
             failed=server.failed if server else lambda: None,
         )
 

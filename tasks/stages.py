@@ -16,9 +16,9 @@ PREPARE = Stage("prepare", "jointrag.datasets:prepare", takes=frozenset({"seed"}
 RETRIEVER = Stage("retriever", "trainers.embedding:train", takes=TRAINING)
 INDEX = Stage("index", "jointrag.index:build", takes=frozenset({"device"}))
 AGENT_DATA = Stage("agent_data", "trainers.agent_data:build", takes=frozenset({"seed"}), own_process=False)
-WARM_START = Stage("warm_start", "trainers.warm_start:train", takes=TRAINING)
-MAPPO = Stage("mappo", "trainers.mappo:train", takes=TRAINING, resumable=True)
-CONTROL = Stage("control", "trainers.warm_start:train_control", takes=TRAINING)
+WARM_START = Stage("warm_start", "trainers.warm_start:train", takes=TRAINING, parallel=True)
+MAPPO = Stage("mappo", "trainers.mappo:train", takes=TRAINING, parallel=True, resumable=True)
+CONTROL = Stage("control", "trainers.warm_start:train_control", takes=TRAINING, parallel=True)
 EVALUATE = Stage("evaluate", "evaluation.answers:evaluate", takes=TRAINING)
 REPORT = Stage("report", "evaluation.report:write", own_process=False)
 

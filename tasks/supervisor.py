@@ -2,7 +2,8 @@
 
 `run` hands on every line the command prints, and on the way out, for whatever reason (its end, an error here, a
 cancelled flow, Ctrl-C), ends the whole process group: TERM, then KILL. Should this process be killed outright, the
-command notices the closed pipe (jointrag.parent) and ends itself.
+command notices the closed pipe (jointrag.parent) and ends itself. So do processes that the command started in groups of
+their own, if they inherit the pipe and watch it as well; `run` waits for them.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def run(
     finally:
         _end(process)
     if process.returncode != 0:
-        raise CommandFailed(_ending(process.returncode), last)
+        raise CommandFailed(ending(process.returncode), last)
 
 
 def _follow(
@@ -90,7 +91,7 @@ def _follow(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of the command's process group."""
+    """End what is left of the command's process group, and by the closed pipe what else it started."""
     for number, wait_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
         deadline = time.monotonic() + wait_s
         try:
@@ -102,12 +103,24 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         except ProcessLookupError:
             break
     process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.close()
+    _wait_until_closed(process.stdout.fileno())
+    process.stdout.close()
 
 
-def _ending(code: int) -> str:
+def _wait_until_closed(output: int) -> None:
+    """Until no process holds the other end any more."""
+    deadline = time.monotonic() + GRACE_S
+    with selectors.DefaultSelector() as selector:
+        selector.register(output, selectors.EVENT_READ)
+        while (left_s := deadline - time.monotonic()) > 0:
+            if selector.select(left_s) and not os.read(output, 65536):
+                return
+
+
+def ending(code: int) -> str:
+    """How a process with this return code ended."""
     if code >= 0:
         return f"ended with exit code {code}"
     name = signal.Signals(-code).name

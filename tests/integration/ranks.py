@@ -1,4 +1,4 @@
-"""What tests run in several processes at once: `torchrun(2, "tests.integration.ranks", NAME, OUT)` calls a function here.
+"""What tests run in several processes: `torchrun(2, NAME, OUT)` calls the function NAME here in each of them.
 
 Every process writes what it found to OUT/<rank>.pt.
 """
