@@ -1,8 +1,8 @@
 """Whatever cannot work fails in the first second, with a sentence that says what to do.
 
 Cheap looks only: files that are missing or empty, a model that is not at hand while offline, a device that is not
-there, a port that is taken, a reward function that cannot be imported. What is inside the files is checked by the stage
-that reads them.
+there, more processes than GPUs, a port that is taken, a reward function that cannot be imported. What is inside the
+files is checked by the stage that reads them.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ def preflight(config: PipelineConfig) -> None:
 def _problems(config: PipelineConfig) -> Iterator[str]:
     yield from _workspace_problems(config.workspace)
     yield from dataset_problems(config.dataset)
-    if config.runtime.device == "cuda" and not _has_gpu():
-        yield "runtime.device=cuda, but there is no usable NVIDIA GPU here; use runtime.device=cpu or auto"
+    yield from _process_problems(config)
     if isinstance(config.retriever.encoder, PretrainedEncoder):
         yield from model_problems("retriever.encoder.name", config.retriever.encoder.name)
     if isinstance(config.language_model, PretrainedLM):
@@ -41,6 +40,26 @@ def _problems(config: PipelineConfig) -> Iterator[str]:
             f"server.port={config.server.port} is in use on {config.server.host}; "
             "choose another one, or 0 for any free port"
         )
+
+
+def _process_problems(config: PipelineConfig) -> Iterator[str]:
+    runtime = config.runtime
+    if runtime.accelerate_config and not runtime.accelerate_config.is_file():
+        yield f"runtime.accelerate_config={runtime.accelerate_config}: no such file; configs/accelerate/ has some"
+    num_gpus = 0 if runtime.device == "cpu" else _num_gpus()
+    if runtime.device == "cuda" and num_gpus == 0:
+        yield "runtime.device=cuda, but there is no usable NVIDIA GPU here; use runtime.device=cpu or auto"
+    elif 0 < num_gpus < runtime.num_processes:
+        yield (
+            f"runtime.num_processes={runtime.num_processes} need a GPU each, and there are {num_gpus}; use "
+            f"runtime.num_processes={num_gpus}"
+        )
+    for setting, size in (("warm_start", config.warm_start.batch_size), ("control", config.control.batch_size)):
+        if size % runtime.num_processes:
+            yield (
+                f"{setting}.batch_size={size} cannot be shared by runtime.num_processes={runtime.num_processes}; "
+                "choose a multiple"
+            )
 
 
 def _workspace_problems(workspace: Path) -> Iterator[str]:
@@ -111,13 +130,13 @@ def port_is_free(host: str, port: int) -> bool:
     return True
 
 
-def _has_gpu() -> bool:
+def _num_gpus() -> int:
     devices = [*Path("/dev").glob("nvidia[0-9]*"), *Path("/dev").glob("dxg")]
     if not devices:  # known without the seconds that importing torch takes
-        return False
+        return 0
     import torch
 
-    return torch.cuda.is_available()
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _has_a_line(path: Path) -> bool:

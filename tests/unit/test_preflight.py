@@ -51,7 +51,7 @@ def test_missing_and_empty_files_are_all_named(corpus: Path) -> None:
 
 
 def test_the_papers_preset_says_what_cannot_run_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_has_gpu", lambda: False)
+    monkeypatch.setattr(module, "_num_gpus", lambda: 0)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     found = problems("paper")
     assert "dataset.name=hotpotqa cannot be downloaded and converted yet" in found[0]
@@ -81,3 +81,23 @@ def test_a_port_that_is_taken() -> None:
             f"server.port={port} is in use on 127.0.0.1; choose another one, or 0 for any free port"
         ]
     assert problems("smoke", f"server.port={port}") == []
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_num_gpus", lambda: 2)
+    four = ("runtime.num_processes=4", "warm_start.batch_size=8", "control.batch_size=8")
+    assert problems("smoke", *four, "runtime.device=auto") == [
+        "runtime.num_processes=4 need a GPU each, and there are 2; use runtime.num_processes=2"
+    ]
+    assert problems("smoke", *four, "runtime.device=cpu") == []
+    assert problems("smoke", *four[1:], "runtime.num_processes=2", "runtime.device=auto") == []
+
+
+def test_batches_that_the_processes_cannot_share() -> None:
+    found = problems("smoke", "runtime.num_processes=3", "warm_start.batch_size=8", "control.batch_size=9")
+    assert found == ["warm_start.batch_size=8 cannot be shared by runtime.num_processes=3; choose a multiple"]
+
+
+def test_a_missing_accelerate_config() -> None:
+    (found,) = problems("smoke", "runtime.accelerate_config=nowhere.yaml")
+    assert found == "runtime.accelerate_config=nowhere.yaml: no such file; configs/accelerate/ has some"
