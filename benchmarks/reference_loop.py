@@ -3,8 +3,8 @@
     loop = ReferenceLoop(config, chain, model, tokenizer, questions, retriever, seed=0)
     step = loop.step()          # loops.Step: seconds and tokens
 
-The same method as trainers/mappo (shared reward, penalties, KL per token in the reward, GAE, clipped losses) on the same
-questions, prompts and retriever, done in the usual way, by the library's own means:
+The same method as trainers/mappo (shared reward, penalties, KL per token in the reward, GAE, clipped losses) on the
+same questions, prompts and retriever, done in the usual way, by the library's own means:
 
 - responses by transformers' `generate` on 4 left-padded prompts at a time, in the order of the questions;
 - policy, reference and update each compute logits at every position, [4, prompt + response, vocabulary], and a
@@ -155,9 +155,7 @@ class ReferenceLoop:
             for episode, row, keep in zip(episodes, responses, mask, strict=True)
         ]
         penalties = torch.tensor([penalty for _, penalty in read], device=self.device)
-        return [episode for episode, _ in read], Turns(
-            written, torch.cat([real, mask.long()], dim=1), mask, penalties
-        )
+        return [episode for episode, _ in read], Turns(written, torch.cat([real, mask.long()], dim=1), mask, penalties)
 
     def _restriction(
         self, choices: Sequence[tuple[str, ...] | None], width: int
@@ -228,9 +226,7 @@ class ReferenceLoop:
 
     def update(self, experience: Sequence[Experience], turns_per_minibatch: int) -> None:
         """PPO epochs. `experience` holds the agents' turns of one minibatch after the other."""
-        minibatches = [
-            experience[i : i + turns_per_minibatch] for i in range(0, len(experience), turns_per_minibatch)
-        ]
+        minibatches = [experience[i : i + turns_per_minibatch] for i in range(0, len(experience), turns_per_minibatch)]
         accumulated = max(1, self.config.minibatch_episodes // MINIBATCH)
         for _ in range(self.config.ppo_epochs):
             order = self.rng.permutation(len(minibatches))
