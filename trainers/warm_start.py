@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jointrag import adapters
+from jointrag.adapters import SHARED, with_adapters
 from jointrag.config import ControlConfig, LanguageModelSection, PretrainedLM, ScratchLM, WarmStartConfig
 from jointrag.generation import ANSWER_NOW, encode_prompt, encode_response, end_token, load_model, role_token
 from jointrag.jsonl import read_jsonl
@@ -54,6 +56,9 @@ def train(
     """Write `out`/model, a transformers folder. Metrics: final losses and seconds per phase."""
     import torch
 
+    from trainers.mappo.parallel import Team
+
+    team = Team.join(device)
     torch.manual_seed(seed)
     examples = list(read_jsonl(agent_data / "warm_start.jsonl", Example))
     reading = list(read_jsonl(agent_data / "reading.jsonl", Example)) if config.reading_epochs else []
@@ -72,7 +77,8 @@ def train(
         metrics |= fit(llm, tokenizer, reading_rows, phase, seed=seed, out=out, tracker=tracker)
     phase = Phase("warm_start", config.num_epochs, config.learning_rate, **shared)
     metrics |= fit(llm, tokenizer, rows, phase, seed=seed, out=out, tracker=tracker)
-    save_model(llm, tokenizer, out / "model")
+    if team.is_first:
+        save_model(llm, tokenizer, out / "model")
     return metrics
 
 
@@ -91,6 +97,9 @@ def train_control(
     """Continue the warm start on labelled target questions for as many seconds as MAPPO took. Writes `out`/model."""
     import torch
 
+    from trainers.mappo.parallel import Team
+
+    team = Team.join(device)
     torch.manual_seed(seed)
     seconds = json.loads((mappo / "manifest.json").read_text())["metrics"]["mappo/train_seconds"]
     examples = list(read_jsonl(agent_data / "control.jsonl", Example))
@@ -106,7 +115,8 @@ def train_control(
         max_seconds=seconds,
     )
     metrics = fit(llm, tokenizer, rows, phase, seed=seed, out=out, tracker=tracker)
-    save_model(llm, tokenizer, out / "model")
+    if team.is_first:
+        save_model(llm, tokenizer, out / "model")
     return metrics
 
 
@@ -117,11 +127,17 @@ def _start(model: LanguageModelSection, examples: Sequence[Example], device: str
     return load_for_training(model.name, model, device)
 
 
-def load_for_training(path: Path | str, model: LanguageModelSection, device: str) -> tuple[Any, Any]:
-    """A saved model, with fresh adapters where the section asks for them, and its tokenizer."""
+def load_for_training(
+    path: Path | str, model: LanguageModelSection, device: str, agents: Sequence[str] = ()
+) -> tuple[Any, Any]:
+    """A saved model and its tokenizer; with a fresh adapter where the section asks for one, or one for each of `agents`
+    where it asks for that."""
     from transformers import AutoTokenizer
 
-    return _with_lora(load_model(path, model, device), model), AutoTokenizer.from_pretrained(path)
+    llm, tokenizer = load_model(path, model, device), AutoTokenizer.from_pretrained(path)
+    if isinstance(model, PretrainedLM) and model.lora:
+        llm = with_adapters(llm, model.lora, agents if model.lora.per_agent and agents else (SHARED,))
+    return llm, tokenizer
 
 
 def from_scratch(config: ScratchLM, examples: Sequence[Example], device: str) -> tuple[Any, Any]:
@@ -157,21 +173,6 @@ def from_scratch(config: ScratchLM, examples: Sequence[Example], device: str) ->
     return llm, tokenizer
 
 
-def _with_lora(llm: Any, model: LanguageModelSection) -> Any:
-    if not isinstance(model, PretrainedLM) or model.lora is None:
-        return llm
-    from peft import LoraConfig, get_peft_model
-
-    adapter = LoraConfig(
-        r=model.lora.r,
-        lora_alpha=model.lora.alpha,
-        lora_dropout=model.lora.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(llm, adapter)
-
-
 def encode(tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[dict[str, Any]]:
     """Rows of {input_ids, prompt_length}. Raises ValueError for an example of more than `max_length` tokens."""
     rows = []
@@ -190,16 +191,24 @@ def encode(tokenizer: Any, examples: Sequence[Example], max_length: int) -> list
 def fit(
     llm: Any, tokenizer: Any, rows: list[dict[str, Any]], phase: Phase, *, seed: int, out: Path, tracker: Tracker
 ) -> dict[str, float]:
-    """Train `llm` in place. Returns {phase/loss, phase/examples, phase/train_seconds}."""
+    """Train `llm` in place, in as many processes as there are. Returns {phase/loss, phase/examples,
+    phase/train_seconds}. Raises ValueError for a batch that the processes cannot share."""
     import torch
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl.trainer.sft_config import SFTConfig
 
+    from trainers.mappo.parallel import Team
     from trainers.sft import MovingAverage, WeightedSFTTrainer, collate
 
     pad_id = end_token(tokenizer) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     on_gpu = llm.device.type == "cuda"
+    team = Team.join(llm.device.type)
+    if phase.batch_size % team.size:
+        raise ValueError(
+            f"a batch of {phase.batch_size} examples cannot be shared by {team.size} processes; choose a multiple "
+            f"as {phase.name}.batch_size"
+        )
     watch = MovingAverage(phase.name, tracker, phase.max_seconds)
     trainer = WeightedSFTTrainer(
         model=llm,
@@ -210,7 +219,7 @@ def fit(
         args=SFTConfig(
             output_dir=str(out / "trainer"),
             num_train_epochs=phase.num_epochs,
-            per_device_train_batch_size=phase.batch_size,
+            per_device_train_batch_size=phase.batch_size // team.size,
             gradient_accumulation_steps=phase.gradient_accumulation,
             learning_rate=phase.learning_rate,
             lr_scheduler_type="constant" if phase.max_seconds else "cosine",
@@ -234,14 +243,13 @@ def fit(
     started = time.perf_counter()
     trainer.train()
     return {
-        f"{phase.name}/loss": watch.loss,
+        f"{phase.name}/loss": sum(team.gather([watch.loss])) / team.size,
         f"{phase.name}/examples": float(len(rows)),
         f"{phase.name}/train_seconds": time.perf_counter() - started,
     }
 
 
 def save_model(llm: Any, tokenizer: Any, path: Path) -> None:
-    """Save a plain transformers folder: adapters are merged into the weights."""
-    plain = llm.merge_and_unload() if hasattr(llm, "merge_and_unload") else llm
-    plain.save_pretrained(path)
+    """Save a plain transformers folder: the adapter becomes part of the weights."""
+    adapters.save_model(llm, path, agents=())
     tokenizer.save_pretrained(path)

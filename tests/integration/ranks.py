@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from jointrag.parent import exit_with_parent
+from jointrag.tracking import NoTracker
 from tasks import supervisor
 from trainers.mappo.parallel import Team
 
@@ -57,6 +59,24 @@ def team(out: Path) -> Any:
         "gather": team.gather([f"{team.rank}.{i}" for i in range(1 + team.rank)]),
         "gradients": [parameter.grad for parameter in parameters],
     }
+
+
+def warm_start(out: Path) -> Any:
+    """A few steps of the warm start, with prompt loss, gradient accumulation and examples of many lengths."""
+    from tests.tiny import QUESTIONS, TINY, FixedRetriever, chain, tiny_lm
+    from trainers.agent_data import label
+    from trainers.warm_start import Phase, encode, fit
+
+    Team.join("cpu")
+    lm = tiny_lm()
+    examples = [example for one in label(QUESTIONS, chain(), FixedRetriever()) for example in one.examples]
+    rows = encode(lm.tokenizer, examples * 4, TINY.max_length)[:48]
+    phase = Phase("warm_start", 2, 1e-3, batch_size=8, gradient_accumulation=2, prompt_loss_weight=0.3)
+    metrics = fit(lm.model, lm.tokenizer, rows, phase, seed=0, out=out, tracker=NoTracker())
+    timed = replace(phase, name="control", num_epochs=1000, max_seconds=1.0)
+    weights = {name: weight.detach().clone() for name, weight in lm.model.state_dict().items()}
+    fit(lm.model, lm.tokenizer, rows, timed, seed=0, out=out, tracker=NoTracker())
+    return {"loss": metrics["warm_start/loss"], "weights": weights, "timed": lm.model.state_dict()}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import distributed
 
-from tests.integration.ranks import torchrun
+from tests.integration.ranks import torchrun, warm_start
 from trainers.mappo.parallel import Team
 
 
@@ -37,3 +37,13 @@ def test_two_processes_share_gather_and_sum(tmp_path):
     expected = [torch.full((2, 3), 3.0), 2 * torch.arange(4.0, dtype=torch.float64), torch.ones(2)]
     for found in (first, second):
         torch.testing.assert_close(found["gradients"], expected)
+
+
+def test_two_processes_make_the_warm_start_of_one(tmp_path):
+    first, second = torchrun(2, "warm_start", tmp_path)
+    alone = warm_start(tmp_path)
+    assert abs(first["loss"] - alone["loss"]) < 1e-4
+    for name, weight in alone["weights"].items():
+        torch.testing.assert_close(first["weights"][name], weight, rtol=0, atol=1e-5)
+        assert torch.equal(first["weights"][name], second["weights"][name])
+        assert torch.equal(first["timed"][name], second["timed"][name])  # their time ended after the same step
