@@ -10,7 +10,7 @@ BIN := .venv/bin
 SERVICES := $(BIN)/python -m flows.local_services
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down deploy demo smoke test check clean
+.PHONY: help setup up down deploy demo smoke test check gpu-check clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -48,6 +48,9 @@ check: setup ## lint, format, types, layers, tests
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest
+
+gpu-check: ## tests and benchmarks that need a GPU, in eight minutes (without .venv: PYTHON, with torch, transformers, peft)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu.check
 
 clean: down ## delete what the pipeline wrote (stage outputs, runs, records); your own files stay
 	rm -rf runs data/prepare data/index data/agent_data models/retriever models/warm_start models/mappo models/control

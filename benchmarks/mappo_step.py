@@ -78,9 +78,9 @@ def setups(quick: bool) -> dict[str, Setup]:
     num_episodes = 8 if quick else 64
     config = MappoConfig(questions_per_step=num_episodes, minibatch_episodes=num_episodes // 2, dev_every=0)
     agents = resolve("demo", ["agents.rewriter.max_new_tokens=12"] if quick else []).agents
-    # a forward pass of ours as large as one of theirs: 4 turns of some 1,600 tokens
+    # the setting that bounds the memory of ours: here one long turn at a time, where theirs has 4
     long = config.model_copy(
-        update={"questions_per_step": 4 if quick else 8, "minibatch_episodes": 4, "tokens_per_forward": 6_400}
+        update={"questions_per_step": 4 if quick else 8, "minibatch_episodes": 4, "tokens_per_forward": 2_048}
     )
     long_agents, long_words = AgentsConfig(), 140
     if quick:

@@ -200,7 +200,9 @@ class ReferenceLoop:
             output_hidden_states=True,
             use_cache=False,
         )
-        logits = output.logits[:, :-1].float() / self.config.sampling.temperature  # [batch, tokens - 1, vocabulary]
+        logits = output.logits[:, :-1].float()  # [batch, tokens - 1, vocabulary]
+        if self.config.sampling.temperature != 1:
+            logits = logits / self.config.sampling.temperature
         everything = torch.log_softmax(logits, dim=-1)
         logprobs = everything.gather(2, turns.ids[:, 1:, None])[:, :, 0]
         with torch.no_grad():
