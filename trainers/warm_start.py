@@ -193,22 +193,14 @@ def fit(
 ) -> dict[str, float]:
     """Train `llm` in place, in as many processes as there are. Returns {phase/loss, phase/examples,
     phase/train_seconds}. Raises ValueError for a batch that the processes cannot share."""
-    import torch
     from datasets import Dataset
     from transformers import PrinterCallback
-    from trl.trainer.sft_config import SFTConfig
 
     from trainers.mappo.parallel import Team
     from trainers.sft import MovingAverage, WeightedSFTTrainer, collate
 
     pad_id = end_token(tokenizer) if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    on_gpu = llm.device.type == "cuda"
     team = Team.join(llm.device.type)
-    if phase.batch_size % team.size:
-        raise ValueError(
-            f"a batch of {phase.batch_size} examples cannot be shared by {team.size} processes; choose a multiple "
-            f"as {phase.name}.batch_size"
-        )
     watch = MovingAverage(phase.name, tracker, phase.max_seconds)
     trainer = WeightedSFTTrainer(
         model=llm,
@@ -216,27 +208,7 @@ def fit(
         train_dataset=Dataset.from_list(rows),
         data_collator=lambda batch: collate(batch, pad_id),
         callbacks=[watch],
-        args=SFTConfig(
-            output_dir=str(out / "trainer"),
-            num_train_epochs=phase.num_epochs,
-            per_device_train_batch_size=phase.batch_size // team.size,
-            gradient_accumulation_steps=phase.gradient_accumulation,
-            learning_rate=phase.learning_rate,
-            lr_scheduler_type="constant" if phase.max_seconds else "cosine",
-            warmup_steps=phase.warmup_ratio,
-            activation_checkpointing=phase.gradient_checkpointing,
-            train_sampling_strategy="group_by_length",
-            bf16=on_gpu and llm.dtype == torch.bfloat16,
-            use_cpu=not on_gpu,
-            logging_steps=20,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            seed=seed,
-        ),
+        args=_arguments(llm, phase, team.size, seed, out),
     )
     trainer.prompt_loss_weight = phase.prompt_loss_weight
     trainer.remove_callback(PrinterCallback)
@@ -247,6 +219,41 @@ def fit(
         f"{phase.name}/examples": float(len(rows)),
         f"{phase.name}/train_seconds": time.perf_counter() - started,
     }
+
+
+def _arguments(llm: Any, phase: Phase, num_processes: int, seed: int, out: Path) -> Any:
+    import torch
+    from trl.trainer.sft_config import SFTConfig
+
+    if phase.batch_size % num_processes:
+        raise ValueError(
+            f"a batch of {phase.batch_size} examples cannot be shared by {num_processes} processes; choose a multiple "
+            f"as {phase.name}.batch_size"
+        )
+    on_gpu = llm.device.type == "cuda"
+    arguments = SFTConfig(
+        output_dir=str(out / "trainer"),
+        num_train_epochs=phase.num_epochs,
+        per_device_train_batch_size=phase.batch_size // num_processes,
+        gradient_accumulation_steps=phase.gradient_accumulation,
+        learning_rate=phase.learning_rate,
+        lr_scheduler_type="constant" if phase.max_seconds else "cosine",
+        warmup_steps=phase.warmup_ratio,
+        activation_checkpointing=phase.gradient_checkpointing,
+        train_sampling_strategy="group_by_length",
+        bf16=on_gpu and llm.dtype == torch.bfloat16,
+        use_cpu=not on_gpu,
+        logging_steps=20,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        seed=seed,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process, one GPU: trl refuses to start where it could see two
+    return arguments
 
 
 def save_model(llm: Any, tokenizer: Any, path: Path) -> None:

@@ -52,7 +52,7 @@ class WatchdogConfig(Section):
     """Entropy of the policy, in nats per token."""
     max_penalised: Share | None = 0.5
     """Share of malformed responses, of any one agent."""
-    max_reward_drop: NonNegative | None = 0.02
+    max_reward_drop: NonNegative | None = 0.05
     """How far the reward may fall below the first window's."""
     max_roll_backs: PositiveInt = 3
     """Then the training ends."""

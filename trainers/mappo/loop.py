@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from jointrag.adapters import save_model
 from jointrag.agents import Chain, build_chain
 from jointrag.config import AgentsConfig, LanguageModelSection, MappoConfig
 from jointrag.generation import GREEDY, LocalLM
@@ -31,18 +32,19 @@ from jointrag.jsonl import read_jsonl, write_jsonl
 from jointrag.pipeline import answer, answering
 from jointrag.retrieval import HttpRetriever, Retriever
 from jointrag.tracking import NoTracker, Tracker
-from jointrag.types import Episode, Question
+from jointrag.types import Question
 from trainers.mappo.checkpoints import Checkpoints, Progress
 from trainers.mappo.history import History
 from trainers.mappo.losses import adapt_kl_coefficient
 from trainers.mappo.parallel import Team
 from trainers.mappo.policy import Policy
-from trainers.mappo.rewards import answer_rewards, check_rewards
+from trainers.mappo.rewards import answer_rewards, check_rewards, example_episode
 from trainers.mappo.rollouts import Rollout, experience, questions_of_step, score, summary
+from trainers.mappo.samples import sample_rows
 from trainers.mappo.stopwatch import Stopwatch, TimedRetriever
 from trainers.mappo.update import Outcome, update
 from trainers.mappo.watchdog import Verdict, Watchdog
-from trainers.warm_start import load_for_training, save_model
+from trainers.warm_start import load_for_training
 
 logger = logging.getLogger(__name__)
 MOST_BAD_UPDATES = 3
@@ -69,14 +71,16 @@ def train(
     """
     questions = list(read_jsonl(agent_data / "questions.jsonl", Question))
     dev = list(read_jsonl(agent_data / "dev.jsonl", Question))[: config.num_dev_questions]
-    check_rewards(config.reward, Episode(questions[0], answer=questions[0].answers[0]))
-    team = Team.join()
     chain, retriever = build_chain(agents), HttpRetriever(retrieval_url)
-    llm, tokenizer = load_for_training(warm_start / "model", model, device, agents=agents.chain)
+    check_rewards(config.reward, example_episode(questions[0], chain))
+    team = Team.join()
+    torch.manual_seed(seed)  # fresh adapters start from random numbers, the same in every process
+    llm, tokenizer = load_for_training(warm_start / "model", model, device, agents.chain)
     policy = Policy(LocalLM(llm, tokenizer, model.max_length, config.tokens_per_forward), config)
     progress = run(config, chain, policy, questions, dev, retriever, seed=seed, out=out, tracker=tracker, team=team)
     if team.is_first:
-        save_model(policy.model, tokenizer, out / "model")
+        save_model(policy.model, out / "model", agents.chain)
+        tokenizer.save_pretrained(out / "model")
     last = progress.last
     return {
         "mappo/train_seconds": progress.train_seconds,
@@ -141,7 +145,8 @@ def run(
             metrics |= measured
         history.record(metrics, progress, verdict.reason)
         if team.is_first and config.samples_every and (last or progress.step % config.samples_every == 0):
-            pass
+            rows = sample_rows(rollout.episodes, rollout.rewards, progress.step, NUM_SAMPLES)
+            tracker.log_table(rows, "episodes")
         progress = replace(progress, last=history.last)
         if last or progress.step % config.checkpoint_every == 0:
             checkpoints.save(progress)

@@ -118,8 +118,8 @@ class Policy:
         before = [len(t.prompt_ids) - 1 + j for t in turns for j in range(len(t.response_ids))]
         hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state[rows, before]  # [tokens, hidden]
         logprobs, entropies = self._score(head, hidden, turns)
-        rides_along = self.critic is not None and self.critic.rides_along
-        return Evaluation(logprobs, entropies, self.critic.head(hidden.detach()) if rides_along else None)
+        critic = self.critic if self.critic and self.critic.rides_along else None
+        return Evaluation(logprobs, entropies, critic.head(hidden.detach()) if critic else None)
 
     def _score(self, head: nn.Module, hidden: torch.Tensor, turns: Sequence[Turn]) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities and entropies [tokens] from hidden states [tokens, hidden]."""
@@ -156,8 +156,8 @@ class Policy:
         for module in self.model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-            if isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = 0.0
+            if hasattr(module, "attention_dropout"):
+                setattr(module, "attention_dropout", 0.0)  # noqa: B010 (a plain number, which nn.Module does not know)
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model.enable_input_require_grads()
         self.model.train()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from jointrag.generation import LocalLM
+from jointrag.generation import LocalLM, TokenCount
 from jointrag.retrieval import Retriever
 from jointrag.types import Hit
 from trainers.mappo.policy import num_tokens
@@ -38,6 +38,7 @@ class Stopwatch:
         self._laps: dict[str, float] = {}
         self._lm, self._retriever = lm, retriever
         self._retrieved_s = retriever.seconds
+        lm.count = TokenCount()
         self._since = time.monotonic()
 
     def lap(self, name: str) -> None:
@@ -62,6 +63,7 @@ class Stopwatch:
             "time/rollout_tokens_per_s": written / seconds["rollout"],
             "time/reference_tokens_per_s": read / seconds["reference"],
             "time/update_tokens_per_s": num_processes * outcome.tokens / seconds["update"],
+            "time/rollout_padding": 1 - self._lm.count.real / max(1, self._lm.count.padded),
             "time/update_padding": 1 - outcome.tokens / max(1, outcome.padded_tokens),
             "time/peak_memory_mb": peak_memory_mb(self._lm.model.device),
         }
