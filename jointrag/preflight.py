@@ -35,11 +35,9 @@ def _problems(config: PipelineConfig) -> Iterator[str]:
     if isinstance(config.language_model, PretrainedLM):
         yield from model_problems("language_model.name", config.language_model.name)
     yield from _reward_problems(config.mappo.reward)
-    if config.server.port and not port_is_free(config.server.host, config.server.port):
-        yield (
-            f"server.port={config.server.port} is in use on {config.server.host}; "
-            "choose another one, or 0 for any free port"
-        )
+    for port in range(config.server.port, config.server.port + config.server.replicas) if config.server.port else ():
+        if not port_is_free(config.server.host, port):
+            yield f"server.port={port} is in use on {config.server.host}; choose another one, or 0 for any free port"
 
 
 def _process_problems(config: PipelineConfig) -> Iterator[str]:

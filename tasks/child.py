@@ -59,6 +59,9 @@ def call(spec: Spec) -> dict[str, float]:
     arguments: dict[str, Any] = {name: _section(section) for name, section in spec.sections.items()}
     arguments |= {name: _paths(path) for name, path in spec.paths.items()}
     arguments |= spec.values
+    if "retrieval_url" in arguments:
+        urls = arguments["retrieval_url"].split(",")
+        arguments["retrieval_url"] = urls[rank() % len(urls)]
     tracker = _tracker(spec)
     if spec.takes_tracker:
         arguments["tracker"] = tracker
@@ -91,7 +94,7 @@ def _tracker(spec: Spec) -> Tracker:
 def main(path: Path) -> int:
     if os.getpgrp() == os.getpid():  # else the launcher leads this group and watches for it
         exit_with_parent()
-    is_first = os.environ.get("RANK", "0") == "0"
+    is_first = rank() == 0
     logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(levelname)s %(message)s")
     for name in ("jointrag", "trainers", "evaluation", "retrieval_server"):
         logging.getLogger(name).setLevel(logging.INFO if is_first else logging.WARNING)
@@ -112,6 +115,11 @@ def main(path: Path) -> int:
     if is_first:
         write_atomically(metrics_of(path), json.dumps(metrics))
     return 0
+
+
+def rank() -> int:
+    """Which of the processes that share the stage this one is."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def metrics_of(path: Path) -> Path:

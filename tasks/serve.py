@@ -21,7 +21,7 @@ class RetrievalServer:
         self.index = index
         self._run = run
         self._stack = ExitStack()
-        self._process: ServerProcess | None = None
+        self._processes: list[ServerProcess] = []
 
     def __enter__(self) -> RetrievalServer:
         return self
@@ -30,12 +30,13 @@ class RetrievalServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-        if self._process is None and error is None:
+        if not self._processes and error is None:
             self._run.say("serve", "not needed: everything that would ask it is finished")
 
     def start(self) -> str:
-        """Its address; the first call starts it, as a Prefect task of its own."""
-        if self._process is None:
+        """Its address, or with commas those of all replicas; the first call starts them, as a Prefect task of its
+        own."""
+        if not self._processes:
             task = Task(
                 fn=self._start, name="serve", task_run_name="serve", cache_policy=NO_CACHE, persist_result=False
             )
@@ -45,21 +46,27 @@ class RetrievalServer:
             self._run.records.append(
                 {"stage": "serve", "seconds": time.monotonic() - start, "cached": False, "metrics": {}}
             )
-        assert self._process is not None
-        return self._process.url
+        return self._url
 
     def failed(self) -> str | None:
-        return self._process.failed if self._process else None
+        return next((process.failed for process in self._processes if process.failed), None)
+
+    @property
+    def _url(self) -> str:
+        return ",".join(process.url for process in self._processes)
 
     def _start(self, index: Artifact) -> str:
-        runtime = self._run.config.runtime
-        self._process = self._stack.enter_context(
-            serving(
-                self._run.config.server,
-                index=index.path,
-                log_path=self._run.folder / "retrieval_server.log",
-                device=runtime.device,
-                torch_threads=runtime.num_threads,
+        runtime, config = self._run.config.runtime, self._run.config.server
+        self._processes = [
+            self._stack.enter_context(
+                serving(
+                    config.model_copy(update={"port": config.port + i if config.port else 0}),
+                    index=index.path,
+                    log_path=self._run.folder / f"retrieval_server{f'-{i + 1}' if i else ''}.log",
+                    device=runtime.device,
+                    torch_threads=runtime.num_threads,
+                )
             )
-        )
-        return self._process.url
+            for i in range(config.replicas)
+        ]
+        return self._url

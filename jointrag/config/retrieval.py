@@ -63,7 +63,10 @@ class ServerConfig(Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """0: any free port."""
+    """0: any free port. Replicas take the next ones."""
+    replicas: PositiveInt = 1
+    """Servers over the same index, which they share in memory; the processes that train together are spread over
+    them."""
     num_threads: PositiveInt = 8
     max_batch: PositiveInt = 256
     """Most queries encoded together."""
