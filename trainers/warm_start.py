@@ -227,8 +227,8 @@ def _arguments(llm: Any, phase: Phase, num_processes: int, seed: int, out: Path)
 
     if phase.batch_size % num_processes:
         raise ValueError(
-            f"a batch of {phase.batch_size} examples cannot be shared by {num_processes} processes; choose a multiple "
-            f"as {phase.name}.batch_size"
+            f"{phase.name}: a batch of {phase.batch_size} examples cannot be shared by {num_processes} processes; "
+            "choose a multiple as batch_size"
         )
     on_gpu = llm.device.type == "cuda"
     arguments = SFTConfig(

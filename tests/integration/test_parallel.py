@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import distributed
 
@@ -47,3 +48,9 @@ def test_two_processes_make_the_warm_start_of_one(tmp_path):
         torch.testing.assert_close(first["weights"][name], weight, rtol=0, atol=1e-5)
         assert torch.equal(first["weights"][name], second["weights"][name])
         assert torch.equal(first["timed"][name], second["timed"][name])  # their time ended after the same step
+
+
+def test_a_batch_that_cannot_be_shared(tmp_path, monkeypatch):
+    monkeypatch.setattr(Team, "join", classmethod(lambda cls, device: cls(0, 3)))
+    with pytest.raises(ValueError, match="warm_start: a batch of 8 examples cannot be shared by 3 processes"):
+        warm_start(tmp_path)
