@@ -13,11 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
+from jointrag.adapters import with_adapters
+from jointrag.config import Lora, MappoConfig
 from jointrag.parent import exit_with_parent
+from jointrag.pipeline import answer
 from jointrag.tracking import NoTracker
+from jointrag.types import Episode
 from tasks import supervisor
+from tests.tiny import QUESTIONS, TINY, FixedRetriever, chain, tiny_lm
+from trainers.agent_data import label
 from trainers.mappo.parallel import Team
+from trainers.mappo.policy import Policy
+from trainers.mappo.sharding import full_weights, part_like, shard, through, whole
+from trainers.warm_start import Phase, encode, fit
 
 TIMEOUT_S = 300
 
@@ -63,10 +73,6 @@ def team(out: Path) -> Any:
 
 def warm_start(out: Path) -> Any:
     """A few steps of the warm start, with prompt loss, gradient accumulation and examples of many lengths."""
-    from tests.tiny import QUESTIONS, TINY, FixedRetriever, chain, tiny_lm
-    from trainers.agent_data import label
-    from trainers.warm_start import Phase, encode, fit
-
     Team.join("cpu")
     lm = tiny_lm()
     examples = [example for one in label(QUESTIONS, chain(), FixedRetriever()) for example in one.examples]
@@ -77,6 +83,53 @@ def warm_start(out: Path) -> Any:
     weights = {name: weight.detach().clone() for name, weight in lm.model.state_dict().items()}
     fit(lm.model, lm.tokenizer, rows, timed, seed=0, out=out, tracker=NoTracker())
     return {"loss": metrics["warm_start/loss"], "weights": weights, "timed": lm.model.state_dict()}
+
+
+def sharded(out: Path) -> Any:
+    """Three updates of a policy between rollouts; in several processes its weights are sharded."""
+    return {lora: _updates(lora) for lora in (False, True)}
+
+
+def _updates(lora: bool) -> dict[str, Any]:
+    team = Team.join("cpu")
+    lm = tiny_lm()
+    if lora:
+        lm.model = with_adapters(lm.model, Lora(r=4, alpha=8))
+        torch.manual_seed(1)
+        for name, parameter in lm.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    policy = Policy(lm, MappoConfig(advantage="rloo", rollouts_per_question=2, tokens_per_forward=300))
+    turns = [turn for episode in _sample(policy, 2) for turn in episode.turns]  # the same in every process
+    if team.size > 1:
+        shard(policy.model)
+    trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-3)
+    norms, passes = [], []
+    for _ in range(3):
+        with full_weights(policy.model):
+            _sample(policy, 1 + team.rank)  # every process as much as it likes
+        mine = turns[:7] if team.size > 1 and team.rank == 1 else turns[7 * (team.size > 1) :]
+        batches = policy.batches(mine)
+        passes.append(len(batches))
+        for i in range(team.most(len(batches))):
+            rows = [mine[j] for j in batches[i]] if i < len(batches) else turns[:1]
+            weight = float(i < len(batches))  # one pass less than the others would keep them waiting
+            found = through(policy.model, policy.evaluate, rows)
+            (-weight * found.logprobs.sum() / len(turns)).backward()
+        team.sum_gradients(trained.values())
+        norms.append(float(whole(torch.nn.utils.clip_grad_norm_(trained.values(), 0.1))))
+        optimizer.step()
+        optimizer.zero_grad()
+    for parameter in trained.values():
+        assert torch.equal(whole(part_like(whole(parameter), parameter)), whole(parameter))
+    weights = {name: whole(parameter) for name, parameter in trained.items()}
+    return {"weights": weights, "norms": norms, "passes": passes, "sharded": isinstance(policy.model, FSDPModule)}
+
+
+def _sample(policy: Policy, times: int) -> list[Episode]:
+    sampling = policy.sampling(torch.Generator().manual_seed(0))
+    return answer(QUESTIONS * times, chain(), FixedRetriever(), policy.lm, sampling)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import distributed
 
-from tests.integration.ranks import torchrun, warm_start
+from tests.integration.ranks import sharded, torchrun, warm_start
 from trainers.mappo.parallel import Team
 
 
@@ -54,3 +56,30 @@ def test_a_batch_that_cannot_be_shared(tmp_path, monkeypatch):
     monkeypatch.setattr(Team, "join", lambda device: Team(0, 3))
     with pytest.raises(ValueError, match="warm_start: a batch of 8 examples cannot be shared by 3 processes"):
         warm_start(tmp_path)
+
+
+def test_a_sharded_model_makes_the_updates_of_a_whole_one(tmp_path):
+    """FSDP2, full fine-tuning and LoRA: rollouts of different lengths, forward passes of different numbers."""
+    first, second = torchrun(2, "sharded", tmp_path)
+    alone = sharded(tmp_path)
+    for lora in (False, True):
+        assert first[lora]["sharded"] and second[lora]["sharded"] and not alone[lora]["sharded"]
+        assert first[lora]["passes"] != second[lora]["passes"]
+        torch.testing.assert_close(first[lora]["norms"], alone[lora]["norms"], rtol=1e-4, atol=0)
+        for name, weight in alone[lora]["weights"].items():
+            torch.testing.assert_close(first[lora]["weights"][name], weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "does not do ACCELERATE_USE_DEEPSPEED"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "set fsdp_version: 2"),
+    ],
+)
+def test_configs_that_joint_training_cannot_follow(environment, message, monkeypatch):
+    monkeypatch.setattr("accelerate.PartialState", lambda cpu: SimpleNamespace(process_index=0, num_processes=2))
+    for name, value in ({"WORLD_SIZE": "2"} | environment).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        Team.join()

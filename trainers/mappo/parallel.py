@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -26,17 +27,21 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    sharded: bool = False  # `accelerate launch` asked for FSDP: models are to be split, see trainers.mappo.sharding
 
     @classmethod
     def join(cls, device: str = "auto") -> Team:
         """The team that torchrun started; a team of one without it. Join before a model is loaded: from then on "cuda"
-        means this process's own GPU. `device` "cpu": the team talks through the CPU although there are GPUs."""
+        means this process's own GPU. `device` "cpu": the team talks through the CPU although there are GPUs.
+
+        Raises ValueError for an accelerate config that asks for what is not there.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         from accelerate import PartialState
 
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
-        return cls(state.process_index, state.num_processes)
+        return cls(state.process_index, state.num_processes, _sharded())
 
     @property
     def is_first(self) -> bool:
@@ -58,11 +63,14 @@ class Team:
         return [item for part in parts for item in part]
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Every gradient becomes the sum over all processes; a missing one counts as 0. One message per dtype."""
+        """Every gradient becomes the sum over all processes; a missing one counts as 0. One message per dtype. Those of
+        sharded models are summed already."""
         if self.size == 1:
             return
         alike: dict[tuple[torch.dtype, torch.device], list[torch.nn.Parameter]] = defaultdict(list)
         for parameter in parameters:
+            if isinstance(parameter, DTensor):
+                continue
             alike[parameter.dtype, parameter.device].append(parameter)
         for group in alike.values():
             gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]
@@ -71,7 +79,23 @@ class Team:
             for parameter, part in zip(group, whole.split([p.numel() for p in group]), strict=True):
                 parameter.grad = part.view_as(parameter)
 
+    def most(self, count: int) -> int:
+        """The greatest `count` of all processes."""
+        return max(self.gather([count]))
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
             distributed.barrier()
+
+
+def _sharded() -> bool:
+    """What the config file of `accelerate launch` says, which it hands on in the environment."""
+    for name in ("ACCELERATE_USE_DEEPSPEED", "FSDP_OFFLOAD_PARAMS"):
+        if os.environ.get(name, "false").lower() == "true":
+            raise ValueError(f"joint training does not do {name}; use configs/accelerate/fsdp.yaml")
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return False
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ValueError("joint training uses FSDP2: set fsdp_version: 2, as configs/accelerate/fsdp.yaml does")
+    return True
