@@ -44,7 +44,9 @@ class Stage:
     """Which of seed, device and tracker the function takes."""
     own_process: bool = True
     parallel: bool = False
-    """Several processes can share it: runtime.num_processes, runtime.accelerate_config."""
+    """Several processes can share it: runtime.num_processes."""
+    sharded: bool = False
+    """They can also share the model: runtime.accelerate_config."""
     resumable: bool = False
 
 
@@ -147,7 +149,7 @@ class Run:
             num_threads=runtime.num_threads,
             own_process=stage.own_process,
             num_processes=runtime.num_processes if stage.parallel else 1,
-            accelerate_config=runtime.accelerate_config if stage.parallel else None,
+            accelerate_config=runtime.accelerate_config if stage.sharded else None,
             failed=server.failed if server else lambda: None,
         )
 

@@ -53,7 +53,8 @@ class RuntimeConfig(Section):
     num_processes: PositiveInt = 1
     """Processes that share the training of a stage (torchrun), one per GPU or CPU core."""
     accelerate_config: Path | None = None
-    """An accelerate config file (configs/accelerate/): training stages start with `accelerate launch`, for FSDP."""
+    """An accelerate config file (configs/accelerate/): joint training starts with `accelerate launch`, for FSDP.
+    Supervised stages keep a whole model per process."""
 
 
 class PipelineConfig(Section):

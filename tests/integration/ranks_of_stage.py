@@ -30,6 +30,13 @@ def fine(*, out: Path, tracker: Tracker) -> dict[str, float]:
     return {"rank": float(team.rank)}
 
 
+def team(*, out: Path, tracker: Tracker) -> dict[str, float]:
+    from trainers.mappo.parallel import Team
+
+    team = Team.join()
+    return {"size": float(team.size), "sharded": float(team.sharded)}
+
+
 def second_fails(*, out: Path, tracker: Tracker) -> dict[str, float]:
     from trainers.mappo.parallel import Team
 

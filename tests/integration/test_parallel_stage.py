@@ -15,6 +15,7 @@ import pytest
 from tasks.call import StageFailed
 from tests.integration.ranks_of_stage import run
 
+ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120
 
 
@@ -23,6 +24,16 @@ def test_the_first_process_logs_tracks_and_reports(tmp_path: Path, caplog: pytes
         assert run("fine", tmp_path) == {"rank": 0.0}
     assert [record.getMessage().strip() for record in caplog.records] == ["for all to read"]
     assert (tmp_path / "out" / "file").exists()
+
+
+def test_accelerate_starts_a_team_that_shards_its_models(tmp_path: Path) -> None:
+    assert run("team", tmp_path, ROOT / "configs/accelerate/fsdp.yaml") == {"size": 2.0, "sharded": 1.0}
+
+
+def test_a_config_that_accelerate_refuses_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("distributed_type: MULTI_GPU\nmixed_precision: fp7\n")
+    with pytest.raises(StageFailed, match="^mappo: ValueError: Unknown mixed_precision mode: fp7"):
+        run("team", tmp_path, tmp_path / "config.yaml")
 
 
 def test_an_error_of_any_process_is_one_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
