@@ -12,21 +12,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.distributed.fsdp import FSDPModule
 
 from jointrag.adapters import with_adapters
 from jointrag.config import Lora, MappoConfig
 from jointrag.parent import exit_with_parent
-from jointrag.pipeline import answer
+from jointrag.pipeline import answer, answering
 from jointrag.tracking import NoTracker
 from jointrag.types import Episode
 from tasks import supervisor
 from tests.tiny import QUESTIONS, TINY, FixedRetriever, chain, tiny_lm
 from trainers.agent_data import label
+from trainers.mappo.loop import run
 from trainers.mappo.parallel import Team
 from trainers.mappo.policy import Policy
+from trainers.mappo.rewards import answer_rewards
+from trainers.mappo.rollouts import experience, score
 from trainers.mappo.sharding import full_weights, part_like, shard, through, whole
+from trainers.mappo.update import update
 from trainers.warm_start import Phase, encode, fit
 
 TIMEOUT_S = 300
@@ -125,6 +130,29 @@ def _updates(lora: bool) -> dict[str, Any]:
         assert torch.equal(whole(part_like(whole(parameter), parameter)), whole(parameter))
     weights = {name: whole(parameter) for name, parameter in trained.items()}
     return {"weights": weights, "norms": norms, "passes": passes, "sharded": isinstance(policy.model, FSDPModule)}
+
+
+def mappo(out: Path) -> Any:
+    """Two updates on the same rollouts in every process; then a short run, in which they share the questions."""
+    team = Team.join("cpu")
+    config = MappoConfig(
+        num_steps=3, questions_per_step=7, minibatch_episodes=3, ppo_epochs=2, learning_rate=1e-3, dev_every=1
+    ).model_copy(update={"entropy_coefficient": 0.01})
+    policy = Policy(tiny_lm(), config)
+    assert policy.critic
+    optimizer = torch.optim.AdamW([*policy.parameters(), *policy.critic.trained()], lr=1e-3)
+    grad_norms = []
+    for step in range(2):
+        generator = torch.Generator().manual_seed(step)
+        states = list(answering(QUESTIONS, chain(), FixedRetriever(), policy.lm, policy.sampling(generator)))
+        scored = score(config, states, answer_rewards(states[-1], "f1"), policy, chain())
+        rollout = experience(config, scored, 0.1)
+        outcome = update(config, policy, optimizer, rollout, 0.1, step, np.random.default_rng(step), team)
+        grad_norms.append(outcome.metrics(team)["mappo/grad_norm"])
+    updated = {name: parameter.detach().clone() for name, parameter in policy.named_parameters().items()}
+    progress = run(config, chain(), policy, QUESTIONS, QUESTIONS, FixedRetriever(), seed=0, out=out / f"{team.size}")
+    trained = {name: parameter.detach() for name, parameter in policy.named_parameters().items()}
+    return {"updated": updated, "norms": grad_norms, "trained": trained, "last": progress.last, "step": progress.step}
 
 
 def _sample(policy: Policy, times: int) -> list[Episode]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import distributed
 
-from tests.integration.ranks import sharded, torchrun, warm_start
+from tests.integration.ranks import mappo, sharded, torchrun, warm_start
 from trainers.mappo.parallel import Team
 
 
@@ -56,6 +56,21 @@ def test_a_batch_that_cannot_be_shared(tmp_path, monkeypatch):
     monkeypatch.setattr(Team, "join", lambda device: Team(0, 3))
     with pytest.raises(ValueError, match="warm_start: a batch of 8 examples cannot be shared by 3 processes"):
         warm_start(tmp_path)
+
+
+def test_two_processes_make_the_updates_of_one(tmp_path):
+    first, second = torchrun(2, "mappo", tmp_path)
+    alone = mappo(tmp_path)
+    torch.testing.assert_close(first["norms"], alone["norms"], rtol=1e-4, atol=0)
+    for name, weight in alone["updated"].items():
+        torch.testing.assert_close(first["updated"][name], weight, rtol=0, atol=1e-5)
+        assert torch.equal(first["updated"][name], second["updated"][name])
+        assert torch.equal(first["trained"][name], second["trained"][name])
+    assert first["step"] == second["step"] == 3
+    assert first["last"]["mappo/reward"] == second["last"]["mappo/reward"]
+    assert len((tmp_path / "2" / "history.jsonl").read_text().splitlines()) == len(
+        (tmp_path / "1" / "history.jsonl").read_text().splitlines()
+    )  # one of them writes
 
 
 def test_a_sharded_model_makes_the_updates_of_a_whole_one(tmp_path):

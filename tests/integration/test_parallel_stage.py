@@ -32,7 +32,7 @@ def test_accelerate_starts_a_team_that_shards_its_models(tmp_path: Path) -> None
 
 def test_a_config_that_accelerate_refuses_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("distributed_type: MULTI_GPU\nmixed_precision: fp7\n")
-    with pytest.raises(StageFailed, match="^mappo: ValueError: Unknown mixed_precision mode: fp7"):
+    with pytest.raises(StageFailed, match=r"^mappo: ValueError: Unknown mixed_precision mode: fp7\."):
         run("team", tmp_path, tmp_path / "config.yaml")
 
 
