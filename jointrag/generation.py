@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+WORTH_A_FORWARD = 1024  # tokens that keep one forward pass busy
 ANSWER_NOW = "<respond>"  # models from scratch: ends the prompt
 
 
@@ -209,12 +210,21 @@ def decoder_and_head(model: Any) -> tuple[Any, Any]:
     return inner.get_decoder(), inner.get_output_embeddings()
 
 
-def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Indices grouped so that each group's size times its greatest length fits the budget (one item always fits)."""
+def batches_by_length(lengths: Sequence[int], tokens_per_batch: int, most_padding: float = 1.0) -> list[list[int]]:
+    """Indices grouped so that each group's size times its greatest length fits the budget (one item always fits).
+
+    A group that is large enough to be worth a forward pass of its own ends where a longer item would make more than
+    `most_padding` of it padding.
+    """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     batches: list[list[int]] = []
+    tokens = 0  # in the last batch, without padding
     for i in order:
-        if not batches or lengths[i] * (len(batches[-1]) + 1) > tokens_per_batch:
+        padded = lengths[i] * (len(batches[-1]) + 1) if batches else 0
+        too_much_padding = tokens >= WORTH_A_FORWARD and padded - tokens - lengths[i] > most_padding * padded
+        if not batches or padded > tokens_per_batch or too_much_padding:
             batches.append([])
+            tokens = 0
         batches[-1].append(i)
+        tokens += lengths[i]
     return batches

@@ -73,7 +73,7 @@ def train(
     dev = list(read_jsonl(agent_data / "dev.jsonl", Question))[: config.num_dev_questions]
     chain, retriever = build_chain(agents), HttpRetriever(retrieval_url)
     check_rewards(config.reward, example_episode(questions[0], chain))
-    team = Team.join()
+    team = Team.join(device)
     torch.manual_seed(seed)  # fresh adapters start from random numbers, the same in every process
     llm, tokenizer = load_for_training(warm_start / "model", model, device, agents.chain)
     policy = Policy(LocalLM(llm, tokenizer, model.max_length, config.tokens_per_forward), config)
@@ -133,6 +133,7 @@ def run(
         metrics = summary(rollout) | outcome.metrics(team) | watch.metrics(rollout, outcome, team.size)
         metrics["mappo/kl_coefficient"] = progress.kl_coefficient
         metrics["mappo/learning_rate"] = optimizer.param_groups[0]["lr"]
+        metrics["mappo/skipped_updates"] = float(progress.skipped_updates + outcome.finite.count(False))
         progress = _after(config, progress, outcome, metrics["mappo/kl"], len(rollout.episodes), watch.total_s)
         if progress.bad_updates >= MOST_BAD_UPDATES:
             _give_up(out, rollout, team)

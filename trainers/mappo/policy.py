@@ -25,6 +25,7 @@ from jointrag.generation import LocalLM, Sampling, batches_by_length, decoder_an
 from jointrag.types import Turn
 from trainers.mappo.critic import Critic
 
+MOST_PADDING = 0.1  # of a forward pass; more, and longer turns go into the next one
 LOGITS_AT_ONCE = 2**26  # more (256 MB in float32) are computed piece by piece, and again in the backward pass
 
 
@@ -68,7 +69,9 @@ class Policy:
         batches = []
         for agent in apart:
             chosen = [i for i, turn in enumerate(turns) if agent in (None, turn.agent)]
-            parts = batches_by_length([num_tokens(turns[i]) for i in chosen], self.config.tokens_per_forward)
+            parts = batches_by_length(
+                [num_tokens(turns[i]) for i in chosen], self.config.tokens_per_forward, MOST_PADDING
+            )
             batches += [[chosen[i] for i in part] for part in parts]
         return batches
 
