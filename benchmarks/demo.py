@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import environment
 from evaluation.scores import Scores, SystemScores
 from jointrag.jsonl import write_atomically
 
@@ -41,13 +40,11 @@ def main() -> int:
     out = given.out or (None if given.quick else RESULTS)
     if out:
         result = {
-            "machine": f"{platform.machine()}, {_cores()} cores",
-            "versions": {name: version(name) for name in VERSIONS},
             "preset": preset,
             "overrides": given.set,
             "seeds": rows,
         }
-        write_atomically(out, json.dumps(result, indent=2) + "\n")
+        write_atomically(out, json.dumps(environment(packages=VERSIONS) | result, indent=2) + "\n")
     return 0
 
 
@@ -68,7 +65,12 @@ def run(preset: str, seed: int, workspace: Path, overrides: list[str]) -> dict[s
     if process.wait() != 0 or report is None:
         raise SystemExit(f"seed {seed}: the pipeline failed; its last lines are above")
     manifest = json.loads((report / "manifest.json").read_text(encoding="utf-8"))
-    scores = Scores.read(Path(manifest["inputs"]["evaluation"]["path"]) / "scores.json")
+    evaluation = Path(manifest["inputs"]["evaluation"]["path"])
+    scores = Scores.read(evaluation / "scores.json")
+    inputs = json.loads((evaluation / "manifest.json").read_text(encoding="utf-8"))["inputs"]
+    trained = json.loads((Path(inputs["systems.mappo"]["path"]) / "manifest.json").read_text(encoding="utf-8"))[
+        "metrics"
+    ]
     difference = scores.comparison("mappo", "warm_start")
     assert difference is not None
     return {
@@ -77,6 +79,9 @@ def run(preset: str, seed: int, workspace: Path, overrides: list[str]) -> dict[s
         **{name: _system(system) for name, system in scores.systems.items()},
         "delta_f1": round(difference.delta, 4),
         "ci95": [round(difference.low, 4), round(difference.high, 4)],
+        "train_seconds": round(trained["mappo/train_seconds"], 1),
+        "steps": int(trained["mappo/steps"]),
+        "kept_step": int(trained["mappo/kept_step"]),
         "minutes": round((time.monotonic() - started) / 60, 1),
     }
 
@@ -100,12 +105,6 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _system(system: SystemScores) -> dict[str, Any]:
     overall = {name: round(getattr(system.overall, name), 4) for name in ("f1", "em", "accuracy", "retrieval_recall")}
     return overall | {"f1_by_type": {kind: round(measures.f1, 4) for kind, measures in system.types.items()}}
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -50,19 +50,19 @@ def table(cases: Sequence[Case]) -> str:
     return "\n".join(lines)
 
 
+def environment(machine: str = "", packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+    """What a result was measured on and with."""
+    return {"machine": machine or f"{platform.machine()}, {num_cores()} cores", "versions": versions(packages)}
+
+
 def write(path: Path, cases: Sequence[Case], notes: str, machine: str = "") -> None:
-    result = {
-        "machine": machine or f"{platform.machine()}, {num_cores()} cores",
-        "versions": versions(),
-        "notes": notes,
-        "cases": [asdict(case) for case in cases],
-    }
+    result = environment(machine) | {"notes": notes, "cases": [asdict(case) for case in cases]}
     write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -172,7 +172,10 @@ class Decoding:
         """Next tokens [batch]."""
         if self.sampling.temperature == 0:
             return logprobs.argmax(-1)
-        return torch.multinomial(logprobs.exp(), 1, generator=self.sampling.generator)[:, 0]
+        # the inverse of the distribution function: one random number a row, where torch.multinomial takes one a token
+        reached = logprobs.double().exp().cumsum(-1)
+        random = torch.rand(len(logprobs), 1, generator=self.sampling.generator, device=logprobs.device).double()
+        return torch.searchsorted(reached, random * reached[:, -1:], right=True).clamp(max=logprobs.shape[1] - 1)[:, 0]
 
     def _allowed(self, row: int) -> tuple[int, ...] | None:
         """The ids that may come next; None: all."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-WORTH_A_FORWARD = 1024  # tokens that keep one forward pass busy
+WORTH_A_FORWARD = 512  # tokens that keep one forward pass busy
 ANSWER_NOW = "<respond>"  # models from scratch: ends the prompt
 
 

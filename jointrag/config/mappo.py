@@ -111,7 +111,7 @@ class MappoConfig(Section):
     samples_every: Annotated[int, Field(ge=0)] = 25
     """A table of sampled episodes for people to read, every so many steps; 0: never."""
     watchdog: WatchdogConfig = WatchdogConfig()
-    tokens_per_forward: PositiveInt = 16_384
+    tokens_per_forward: PositiveInt = 4096
     """Most tokens (padding included) in one forward pass."""
     gradient_checkpointing: bool = False
     """Less memory in the update for a third more time."""
