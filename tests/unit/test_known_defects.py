@@ -4,7 +4,8 @@
 |---|---|
 | paths and addresses in the code | here |
 | evaluation imports a file that is missing | here |
-| resuming raises | tests/integration/test_mappo.py::test_a_resumed_run_ends_where_an_uninterrupted_one_does |
+| resuming raises | \
+tests/integration/test_mappo_robust.py::test_a_run_killed_between_steps_ends_where_an_uninterrupted_one_does |
 | the penalty for more than 4 sub-questions can never fire: the list is cut first | here |
 | reward and evaluation score yes/no differently | here |
 | several gold answers are joined into one | tests/unit/test_metrics.py::test_several_golds_are_not_joined, and here |
