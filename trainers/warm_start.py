@@ -134,6 +134,11 @@ def load_for_training(
     where it asks for that."""
     from transformers import AutoTokenizer
 
+    if Path(path, adapters.FOLDER).is_dir():
+        raise ValueError(
+            f"{path} holds adapters of single agents, which training cannot start from; name the model they were "
+            "trained on, or train with language_model.lora.per_agent=false, which makes the adapter part of the weights"
+        )
     llm, tokenizer = load_model(path, model, device), AutoTokenizer.from_pretrained(path)
     if isinstance(model, PretrainedLM) and model.lora:
         llm = with_adapters(llm, model.lora, agents if model.lora.per_agent and agents else (SHARED,))
