@@ -1,5 +1,4 @@
-"""The two sides of benchmarks/mappo_step.py, a step at a time: ours as `trainers.mappo.loop.run` does it, and what both
-report."""
+"""The two sides of benchmarks/mappo_step.py: ours, as `trainers.mappo.loop.run` does it, and what both report."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,14 +19,15 @@ from jointrag.types import Prompt, Question
 
 @dataclass(frozen=True)
 class Step:
-    """What one step took, in seconds, and `lengths`: prompt and response tokens of every turn."""
+    """What one step took, in seconds, and `lengths`: prompt and response tokens of every turn (none are known of steps
+    that several processes share)."""
 
     num_episodes: int
     seconds: float
     rollout_s: float
     reference_s: float  # theirs: log-probabilities of policy and reference
     update_s: float
-    lengths: tuple[tuple[int, int], ...]
+    lengths: tuple[tuple[int, int], ...] = ()
 
     @property
     def response_tokens(self) -> int:
@@ -52,7 +52,8 @@ class _CountingLM(LocalLM):
 
 
 class OurLoop:
-    """`trainers.mappo.loop.run`, one step a call. Seconds are those that the loop itself notes in history.jsonl."""
+    """`trainers.mappo.loop.run`: one step a call, or a run of several. Seconds are those that the loop itself notes in
+    history.jsonl."""
 
     def __init__(
         self,
@@ -70,28 +71,36 @@ class OurLoop:
 
         self.lm = _CountingLM(model, tokenizer, max_length, config.tokens_per_forward)
         self.policy = Policy(self.lm, config)
-        self.config = config.model_copy(update={"num_steps": 1, "dev_every": 0, "samples_every": 0})
+        self.config = config.model_copy(update={"dev_every": 0, "samples_every": 0})
         self.chain, self.questions, self.retriever = chain, list(questions), retriever
         self.seed = seed
 
     def step(self) -> Step:
-        from trainers.mappo.loop import run
-
         self.lm.lengths.clear()
         self.seed += 1
         with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder)
-            run(self.config, self.chain, self.policy, self.questions, [], self.retriever, seed=self.seed, out=out)
-            row = json.loads((out / "history.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-        count = self.config.questions_per_step * self.config.rollouts_per_question
-        return Step(
-            count,
-            count / row["time/episodes_per_s"],
-            row["time/rollout_s"],
-            row["time/reference_s"],
-            row["time/update_s"],
-            tuple(self.lm.lengths),
-        )
+            self.run(1, Path(folder))
+            (step,) = steps_of(Path(folder), self.config)
+        return replace(step, lengths=tuple(self.lm.lengths))
+
+    def run(self, num_steps: int, out: Path) -> None:
+        """A run of `num_steps`, whose seconds are in `out`/history.jsonl. Under torchrun the processes share it."""
+        from trainers.mappo.loop import run
+        from trainers.mappo.parallel import Team
+
+        config = self.config.model_copy(update={"num_steps": num_steps})
+        team = Team.join(self.policy.model.device.type)
+        run(config, self.chain, self.policy, self.questions, [], self.retriever, seed=self.seed, out=out, team=team)
+
+
+def steps_of(out: Path, config: MappoConfig) -> list[Step]:
+    """The steps of a run of ours."""
+    count = config.questions_per_step * config.rollouts_per_question
+    rows = [json.loads(line) for line in (out / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        Step(count, row["time/step_s"], row["time/rollout_s"], row["time/reference_s"], row["time/update_s"])
+        for row in rows
+    ]
 
 
 @dataclass(frozen=True)
@@ -114,15 +123,18 @@ class Timing:
             "rollout_s": self.median(lambda step: step.rollout_s),
             "reference_s": self.median(lambda step: step.reference_s),
             "update_s": self.median(lambda step: step.update_s),
-            "response_tokens": self.median(lambda step: step.response_tokens),
-            "tokens": self.median(lambda step: sum(map(sum, step.lengths))),
         }
+        if all(step.lengths for step in self.steps):
+            found["response_tokens"] = self.median(lambda step: step.response_tokens)
+            found["tokens"] = self.median(lambda step: sum(map(sum, step.lengths)))
         return {name: round(value, 3) for name, value in found.items()}
 
 
-def interleaved(ours: Loop, theirs: Loop, rounds: int) -> tuple[Timing, Timing]:
-    """A warm-up step each, which is not counted, then `rounds` steps each in turn."""
-    ours.step()
-    theirs.step()
-    steps = [(ours.step(), theirs.step()) for _ in range(rounds)]
-    return Timing(tuple(mine for mine, _ in steps)), Timing(tuple(other for _, other in steps))
+def in_turn(measurements: Sequence[Callable[[], Sequence[Step]]], rounds: int) -> list[Timing]:
+    """Every measurement `rounds` times, one after the other, so that a slow spell of the machine is shared by all.
+    Warming up is their own business."""
+    steps: list[list[Step]] = [[] for _ in measurements]
+    for _ in range(rounds):
+        for found, measure in zip(steps, measurements, strict=True):
+            found += measure()
+    return [Timing(tuple(found)) for found in steps]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from benchmarks.loops import Loop, OurLoop, interleaved
+from benchmarks.loops import Loop, OurLoop, in_turn
 from benchmarks.reference_loop import ReferenceLoop, Turns
 from benchmarks.workload import WordMatchRetriever, make_world
 from jointrag.config import MappoConfig
@@ -94,7 +94,7 @@ def test_both_sides_do_the_same_work():
     ours = OurLoop(CONFIG, chain(), lm.model, lm.tokenizer, QUESTIONS, FixedRetriever(), seed=0, max_length=256)
     theirs = ReferenceLoop(CONFIG, chain(), model, lm.tokenizer, QUESTIONS, FixedRetriever(), seed=0)
     sides: list[Loop] = [ours, theirs]
-    for timing in interleaved(*sides, rounds=2):
+    for timing in in_turn([lambda: [ours.step()], lambda: [theirs.step()]], rounds=2):
         assert len(timing.steps) == 2
         for step in timing.steps:
             assert step.num_episodes == 5 and len(step.lengths) == 15
