@@ -6,8 +6,10 @@ Every process writes what it found to OUT/<rank>.pt.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,30 +19,34 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from jointrag.adapters import with_adapters
-from jointrag.config import Lora, MappoConfig
+from jointrag.config import CriticConfig, Lora, MappoConfig, PretrainedLM
 from jointrag.parent import exit_with_parent
 from jointrag.pipeline import answer, answering
 from jointrag.tracking import NoTracker
 from jointrag.types import Episode
 from tasks import supervisor
-from tests.tiny import QUESTIONS, TINY, FixedRetriever, chain, tiny_lm
+from tests.tiny import AGENTS, QUESTIONS, TINY, FixedRetriever, chain, tiny_lm
 from trainers.agent_data import label
+from trainers.mappo import loop
 from trainers.mappo.loop import run
 from trainers.mappo.parallel import Team
 from trainers.mappo.policy import Policy
 from trainers.mappo.rewards import answer_rewards
 from trainers.mappo.rollouts import experience, score
-from trainers.mappo.sharding import full_weights, part_like, shard, through, whole
+from trainers.mappo.sharding import clip_gradients, full_weights, part_like, shard, whole
 from trainers.mappo.update import update
 from trainers.warm_start import Phase, encode, fit
 
 TIMEOUT_S = 300
+FSDP_OFF = {"ACCELERATE_USE_FSDP": "false"}
+FSDP_ON = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as `accelerate launch` says it
 
 
-def torchrun(num_processes: int, name: str, out: Path) -> list[Any]:
-    """What every process found, in the order of their ranks. Raises AssertionError with the output when one failed."""
+def torchrun(num_processes: int, name: str, out: Path, more: Mapping[str, str] = FSDP_OFF) -> list[Any]:
+    """What every process found, in the order of their ranks; `more`: of their environment. Raises AssertionError with
+    the output when one failed."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes), "-m", __name__]
-    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", **more}
     deadline = time.monotonic() + TIMEOUT_S
     lines: list[str] = []
     try:
@@ -107,6 +113,7 @@ def _updates(lora: bool) -> dict[str, Any]:
     policy = Policy(lm, MappoConfig(advantage="rloo", rollouts_per_question=2, tokens_per_forward=300))
     turns = [turn for episode in _sample(policy, 2) for turn in episode.turns]  # the same in every process
     if team.size > 1:
+        team = replace(team, sharded=True)
         shard(policy.model)
     trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=1e-3)
@@ -114,16 +121,15 @@ def _updates(lora: bool) -> dict[str, Any]:
     for _ in range(3):
         with full_weights(policy.model):
             _sample(policy, 1 + team.rank)  # every process as much as it likes
-        mine = turns[:7] if team.size > 1 and team.rank == 1 else turns[7 * (team.size > 1) :]
+        first = 7 if team.size > 1 and team.rank == 0 else 0
+        mine = turns[:7] if team.rank == 1 else turns[first:]
         batches = policy.batches(mine)
         passes.append(len(batches))
-        for i in range(team.most(len(batches))):
-            rows = [mine[j] for j in batches[i]] if i < len(batches) else turns[:1]
-            weight = float(i < len(batches))  # one pass less than the others would keep them waiting
-            found = through(policy.model, policy.evaluate, rows)
+        for rows, weight in team.in_step([[first + j for j in batch] for batch in batches]):
+            found = policy.evaluate([turns[i] for i in rows])
             (-weight * found.logprobs.sum() / len(turns)).backward()
         team.sum_gradients(trained.values())
-        norms.append(float(whole(torch.nn.utils.clip_grad_norm_(trained.values(), 0.1))))
+        norms.append(float(clip_gradients(list(trained.values()), 0.1)))
         optimizer.step()
         optimizer.zero_grad()
     for parameter in trained.values():
@@ -153,6 +159,39 @@ def mappo(out: Path) -> Any:
     progress = run(config, chain(), policy, QUESTIONS, QUESTIONS, FixedRetriever(), seed=0, out=out / f"{team.size}")
     trained = {name: parameter.detach() for name, parameter in policy.named_parameters().items()}
     return {"updated": updated, "norms": grad_norms, "trained": trained, "last": progress.last, "step": progress.step}
+
+
+JOINT = MappoConfig(num_steps=3, questions_per_step=5, minibatch_episodes=3, learning_rate=1e-3, max_grad_norm=0.1,
+                    checkpoint_every=1, dev_every=1, keep="last", tokens_per_forward=300)  # fmt: skip
+LORA = PretrainedLM(name="", dtype="float32", lora=Lora(r=4, alpha=8), max_length=TINY.max_length)
+JOINT_KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "all weights": (TINY, {"shaping_coefficient": 0.1, "gradient_checkpointing": True}),
+    "all weights, critic on the trunk": (TINY, {"critic": CriticConfig(view="central")}),
+    "all weights, critic of its own": (TINY, {"critic": CriticConfig(model="separate"), "keep": "best"}),
+    "LoRA": (LORA, {"critic": CriticConfig(model="separate", view="central"), "gradient_checkpointing": True}),
+    "LoRA for each agent": (
+        LORA.model_copy(update={"lora": Lora(r=4, alpha=8, per_agent=True)}),
+        {"ppo_epochs": 2, "advantage": "rloo", "rollouts_per_question": 2},
+    ),
+}
+
+
+def joint(out: Path) -> Any:
+    """Stage 7 of every kind, in OUT/<kind>/run; sharded, also its last step once more, in OUT/<kind>/again."""
+    loop.HttpRetriever = lambda url: FixedRetriever()  # type: ignore[misc, assignment]
+    team = Team.join("cpu")
+    for kind, (model, settings) in JOINT_KINDS.items():
+        config = JOINT.model_copy(update=settings)
+        given: Any = {"agent_data": out.parent, "warm_start": out.parent, "retrieval_url": "", "seed": 0}
+        loop.train(config, AGENTS, model, **given, out=out / kind / "run", device="cpu")
+        if not team.sharded:
+            continue
+        if team.is_first:
+            shutil.copytree(out / kind / "run", out / kind / "again")
+            (out / kind / "again" / "checkpoints" / "step-000003.pt").unlink()
+        team.wait()
+        loop.train(config, AGENTS, model, **given, out=out / kind / "again", device="cpu")
+    return team.sharded
 
 
 def _sample(policy: Policy, times: int) -> list[Episode]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import distributed
 
-from tests.integration.ranks import mappo, sharded, torchrun, warm_start
+from jointrag.config import PretrainedLM
+from jointrag.generation import LocalLM
+from jointrag.jsonl import write_jsonl
+from tests.integration.ranks import FSDP_OFF, FSDP_ON, JOINT_KINDS, mappo, sharded, torchrun, warm_start
+from tests.tiny import QUESTIONS, tiny_lm
 from trainers.mappo.parallel import Team
 
 
@@ -83,6 +90,52 @@ def test_a_sharded_model_makes_the_updates_of_a_whole_one(tmp_path):
         torch.testing.assert_close(first[lora]["norms"], alone[lora]["norms"], rtol=1e-4, atol=0)
         for name, weight in alone[lora]["weights"].items():
             torch.testing.assert_close(first[lora]["weights"][name], weight, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def joint_runs(tmp_path_factory) -> Path:
+    """Joint training of every kind by two processes, of whole models and of sharded ones."""
+    folder = tmp_path_factory.mktemp("joint")
+    lm = tiny_lm()
+    lm.model.save_pretrained(folder / "model")
+    lm.tokenizer.save_pretrained(folder / "model")
+    write_jsonl(folder / "questions.jsonl", QUESTIONS)
+    write_jsonl(folder / "dev.jsonl", QUESTIONS)
+    for name, environment in (("whole", FSDP_OFF), ("sharded", FSDP_ON)):
+        (folder / name).mkdir()
+        assert torchrun(2, "joint", folder / name, environment) == [name == "sharded"] * 2
+    return folder
+
+
+@pytest.mark.parametrize("kind", JOINT_KINDS)
+def test_joint_training_of_a_sharded_model_is_that_of_a_whole_one(joint_runs, kind):
+    ours, theirs = (joint_runs / name / kind / "run" for name in ("sharded", "whole"))
+    for line, expected in zip(history(ours), history(theirs), strict=True):
+        assert line == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    found, expected = weights(ours), weights(theirs)
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", JOINT_KINDS)
+def test_a_sharded_run_goes_on_as_if_it_had_never_ended(joint_runs, kind):
+    run, again = (joint_runs / "sharded" / kind / name for name in ("run", "again"))
+    assert history(again) == history(run)
+    torch.testing.assert_close(weights(again), weights(run), rtol=0, atol=0)
+    last, once_more = (torch.load(folder / "checkpoints" / "step-000003.pt") for folder in (run, again))
+    torch.testing.assert_close(once_more["policy"], last["policy"], rtol=0, atol=0)
+    torch.testing.assert_close(once_more["optimizer"]["state"], last["optimizer"]["state"], rtol=0, atol=0)
+
+
+def history(out: Path) -> list[dict[str, Any]]:
+    lines = map(json.loads, (out / "history.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if "time/" not in name} for line in lines]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Of the saved model, as later stages load it."""
+    lm = LocalLM.load(folder / "model", PretrainedLM(name="", dtype="float32"), "cpu")
+    return {name: weight.detach() for name, weight in lm.model.named_parameters()}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Everything a run needs to go on after step n, in one file, written aside and renamed; and the best weights so far.
 
 The data order and the random numbers of a step follow from the seed and the step's number, so they need no place here.
+Sharded models are whole in the file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from trainers.mappo.policy import Policy
+from trainers.mappo.sharding import part_like, whole
 
 logger = logging.getLogger(__name__)
 KEEP = 2
@@ -37,7 +39,7 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one run. `writes`: whether this process is the one that writes them."""
+    """The checkpoints of one run. `writes`: whether this process is the one that writes them. All processes call."""
 
     def __init__(self, folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, writes: bool) -> None:
         self.folder, self.writes = folder, writes
@@ -46,16 +48,13 @@ class Checkpoints:
 
     def save(self, progress: Progress) -> None:
         """Write step-n.pt and drop all but the last two."""
-        if not self.writes:
-            return
         self._write(f"step-{progress.step:06d}.pt", progress)
-        for old in self._steps()[:-KEEP]:
+        for old in self._steps()[:-KEEP] if self.writes else []:
             old.unlink()
 
     def keep_best(self, progress: Progress) -> None:
         """Write best.pt: these weights did better on dev than any before."""
-        if self.writes:
-            self._write(BEST, progress)
+        self._write(BEST, progress)
 
     def resume(self, start: Progress) -> Progress:
         """Load the newest checkpoint into policy and optimiser; `start` where there is none.
@@ -77,20 +76,33 @@ class Checkpoints:
     def _write(self, name: str, progress: Progress) -> None:
         path = self.folder / name
         aside = path.with_suffix(".tmp")
+        optimizer = self._optimizer.state_dict()
+        moments = {i: {k: self._kept(v) for k, v in state.items()} for i, state in optimizer["state"].items()}
         state = {
             "progress": asdict(progress),
-            "policy": {name: p.detach().cpu() for name, p in self._policy.named_parameters().items()},
-            "optimizer": self._optimizer.state_dict(),
+            "policy": {name: self._kept(p) for name, p in self._policy.named_parameters().items()},
+            "optimizer": optimizer | {"state": moments},
         }
-        torch.save(state, aside)
-        aside.replace(path)
+        if self.writes:
+            torch.save(state, aside)
+            aside.replace(path)
+
+    def _kept(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """The whole tensor, which every process has to ask for and one writes."""
+        full = whole(tensor)
+        return full.cpu() if self.writes else None
 
     def _load(self, path: Path) -> Progress:
-        state = torch.load(path, map_location=self._policy.model.device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         parameters = self._policy.named_parameters()
         with torch.no_grad():
             for name, value in state["policy"].items():
-                parameters[name].copy_(value)
+                parameters[name].copy_(part_like(value, parameters[name]))
+        in_order = [p for group in self._optimizer.param_groups for p in group["params"]]
+        for i, moments in state["optimizer"]["state"].items():
+            for name, value in moments.items():
+                if value.shape == in_order[i].shape:  # the count of steps is a number
+                    moments[name] = part_like(value, in_order[i])
         self._optimizer.load_state_dict(state["optimizer"])
         return Progress(**state["progress"])
 

@@ -14,6 +14,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from jointrag.adapters import adapters_off
 from jointrag.config import CriticConfig
 from jointrag.generation import LocalLM, batches_by_length, decoder_and_head
 from jointrag.types import Turn
+from trainers.mappo.sharding import full_weights, through
 
 ADAPTER = "critic"
 
@@ -60,17 +62,18 @@ class Critic(nn.Module):
         self.rides_along = config.model == "trunk" and config.view == "local"
         self.head = ValueHead(model.config.hidden_size).to(model.device)
         self.own: nn.Module | None = None
-        self._adapter: list[nn.Parameter] = []
-        if config.model == "separate" and getattr(model, "peft_config", None):
+        self._has_adapter = config.model == "separate" and bool(getattr(model, "peft_config", None))
+        if self._has_adapter:
             model.add_adapter(ADAPTER, copy.copy(next(iter(model.peft_config.values()))))
             model.set_requires_grad(ADAPTER)
-            self._adapter = [p for n, p in model.named_parameters() if f".{ADAPTER}." in n]
         elif config.model == "separate":
             self.own = copy.deepcopy(decoder_and_head(model)[0]).requires_grad_(True)
 
     def trained(self) -> list[nn.Parameter]:
         """What the value loss trains."""
-        return [*self.parameters(), *self._adapter]
+        model: Any = self._lm[0].model
+        adapter = [p for n, p in model.named_parameters() if f".{ADAPTER}." in n] if self._has_adapter else []
+        return [*self.parameters(), *adapter]
 
     def views(self, turns: Sequence[Turn], before: Sequence[Sequence[Turn]]) -> list[View]:
         """One per turn. `before`: the turns of the same episode that came earlier. The latest tokens are what counts
@@ -101,10 +104,11 @@ class Critic(nn.Module):
         """The present estimates, one tensor [response tokens] per turn, on the CPU."""
         views = self.views(turns, before)
         values: list[torch.Tensor] = [torch.empty(0)] * len(views)
-        for part in batches_by_length([len(view.ids) for view in views], tokens_per_forward):
-            found = self([views[i] for i in part]).cpu()
-            for i, piece in zip(part, found.split([views[i].num_values for i in part]), strict=True):
-                values[i] = piece
+        with full_weights(self._lm[0].model if self.own is None else self.own):
+            for part in batches_by_length([len(view.ids) for view in views], tokens_per_forward):
+                found = self([views[i] for i in part]).cpu()
+                for i, piece in zip(part, found.split([views[i].num_values for i in part]), strict=True):
+                    values[i] = piece
         return values
 
     @contextmanager
@@ -113,9 +117,9 @@ class Critic(nn.Module):
         lm = self._lm[0]
         if self.own is not None:
             yield self.own
-        elif self._adapter:
+        elif self._has_adapter:
             lm.play(ADAPTER)
-            yield decoder_and_head(lm.model)[0]
+            yield partial(through, lm.model, decoder_and_head(lm.model)[0])
         else:
-            with torch.no_grad(), adapters_off(lm.model):
+            with torch.no_grad(), full_weights(lm.model), adapters_off(lm.model):
                 yield decoder_and_head(lm.model)[0]

@@ -13,6 +13,7 @@ Departs from the paper's code where that trained another policy than it sampled:
 selector's restriction, the temperature and what top-p left, dropout is off, every question is used.
 
 Several processes (torchrun) share each step's questions and each minibatch's turns; all of them hold the whole rollout.
+They may share the weights, too (`accelerate launch`, FSDP): each then gathers all of them to decode.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from trainers.mappo.policy import Policy
 from trainers.mappo.rewards import answer_rewards, check_rewards, example_episode
 from trainers.mappo.rollouts import Rollout, experience, questions_of_step, score, summary
 from trainers.mappo.samples import sample_rows
+from trainers.mappo.sharding import full_weights, whole_model
 from trainers.mappo.stopwatch import Stopwatch, TimedRetriever
 from trainers.mappo.update import Outcome, update
 from trainers.mappo.watchdog import Verdict, Watchdog
@@ -76,10 +78,11 @@ def train(
     team = Team.join(device)
     torch.manual_seed(seed)  # fresh adapters start from random numbers, the same in every process
     llm, tokenizer = load_for_training(warm_start / "model", model, device, agents.chain)
-    policy = Policy(LocalLM(llm, tokenizer, model.max_length, config.tokens_per_forward), config)
+    policy = Policy(LocalLM(llm, tokenizer, model.max_length, config.tokens_per_forward), config, team.sharded)
     progress = run(config, chain, policy, questions, dev, retriever, seed=seed, out=out, tracker=tracker, team=team)
+    trained = whole_model(policy.model, lambda: load_for_training(warm_start / "model", model, "cpu", agents.chain)[0])
     if team.is_first:
-        save_model(policy.model, out / "model", agents.chain)
+        save_model(trained, out / "model", agents.chain)
         tokenizer.save_pretrained(out / "model")
     last = progress.last
     return {
@@ -174,7 +177,8 @@ def sample(
     asked = questions_of_step(questions, step, config.questions_per_step, seed)
     mine = team.share([question for question in asked for _ in range(config.rollouts_per_question)])
     generator = torch.Generator(policy.model.device).manual_seed(_step_seed(seed, step, team.rank))
-    states = list(answering(mine, chain, retriever, policy.lm, policy.sampling(generator)))
+    with full_weights(policy.model):
+        states = list(answering(mine, chain, retriever, policy.lm, policy.sampling(generator)))
     watch.lap("rollout")
     scored = score(config, states, answer_rewards(states[-1], config.reward), policy, chain)
     watch.lap("reference")
@@ -184,7 +188,9 @@ def sample(
 def dev_score(dev: list[Question], chain: Chain, retriever: Retriever, policy: Policy, team: Team) -> float:
     """Mean F1 of greedy answers to the dev questions."""
     mine = team.share(dev)
-    return float(np.mean(team.gather(answer_rewards(answer(mine, chain, retriever, policy.lm, GREEDY), "f1"))))
+    with full_weights(policy.model):
+        answered = answer(mine, chain, retriever, policy.lm, GREEDY)
+    return float(np.mean(team.gather(answer_rewards(answered, "f1"))))
 
 
 def _measure(

@@ -27,7 +27,7 @@ class Team:
 
     rank: int = 0
     size: int = 1
-    sharded: bool = False  # `accelerate launch` asked for FSDP: models are to be split, see trainers.mappo.sharding
+    sharded: bool = False  # `accelerate launch` asked for FSDP: models are split, see trainers.mappo.sharding
 
     @classmethod
     def join(cls, device: str = "auto") -> Team:
@@ -79,9 +79,11 @@ class Team:
             for parameter, part in zip(group, whole.split([p.numel() for p in group]), strict=True):
                 parameter.grad = part.view_as(parameter)
 
-    def most(self, count: int) -> int:
-        """The greatest `count` of all processes."""
-        return max(self.gather([count]))
+    def in_step(self, batches: list[list[int]]) -> list[tuple[list[int], float]]:
+        """The rows of each forward pass and its weight in the loss, 1. Sharded models want equally many passes of every
+        process: one that has fewer goes along with rows of another's, with weight 0."""
+        most = max(self.gather([batches]), key=len) if self.sharded else batches
+        return [(rows, 1.0) for rows in batches] + [(rows[:1], 0.0) for rows in most[len(batches) :]]
 
     def wait(self) -> None:
         """Until all processes are here."""

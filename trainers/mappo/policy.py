@@ -5,7 +5,7 @@ the selector's restriction, the tokens that top-p or top-k had left. Logits are 
 
 The reference (the warm start) is the same model with its adapters switched off, or, in full fine-tuning, a frozen copy.
 Agents share one adapter, or each has its own. Dropout is off throughout, or the policy trained would not be the policy
-sampled.
+sampled. Models may be sharded over the processes (trainers.mappo.sharding).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from jointrag.config import MappoConfig
 from jointrag.generation import LocalLM, Sampling, batches_by_length, decoder_and_head
 from jointrag.types import Turn
 from trainers.mappo.critic import Critic
+from trainers.mappo.sharding import full_weights, shard, through
 
 MOST_PADDING = 0.1  # of a forward pass; more, and longer turns go into the next one
 LOGITS_AT_ONCE = 2**26  # more (256 MB in float32) are computed piece by piece, and again in the backward pass
@@ -39,19 +40,24 @@ class Evaluation:
 
 
 class Policy:
-    """The shared model of all agents with its critic. `lm` is what rollouts decode with: the very same weights."""
+    """The shared model of all agents with its critic. `lm` is what rollouts decode with: the very same weights.
+    `sharded`: all models are split over the processes; decode within `full_weights(policy.model)`."""
 
-    def __init__(self, lm: LocalLM, config: MappoConfig) -> None:
+    def __init__(self, lm: LocalLM, config: MappoConfig, sharded: bool = False) -> None:
         self.lm = lm
         self.config = config
         self.model: Any = lm.model.eval()
         self.adapters = tuple(getattr(self.model, "peft_config", ()))
-        self._trained = [p for p in self.model.parameters() if p.requires_grad]
+        trained = [name for name, p in self.model.named_parameters() if p.requires_grad]
         self._reference = self.model if self.adapters else copy.deepcopy(self.model).requires_grad_(False)
         self.critic = Critic(lm, config.critic) if config.advantage == "gae" else None
         lm.value_head = self.critic.head if self.critic and self.critic.rides_along else None
         if config.gradient_checkpointing:
             self._recompute()
+        if sharded:
+            for model in self._models():
+                shard(model)
+        self._trained = [self.model.get_parameter(name) for name in trained]
 
     def parameters(self) -> list[nn.Parameter]:
         """What the policy loss trains: the adapters, or every weight."""
@@ -79,13 +85,13 @@ class Policy:
         """The current policy (and a critic that rides along) on these turns, in one forward pass."""
         if self.adapters:
             self.lm.play(turns[0].agent)  # all of one agent, where each has its own adapter: see `batches`
-        return self._evaluate(self.model, turns)
+        return through(self.model, self._evaluate, self.model, turns)
 
     @torch.no_grad()
     def reference_logprobs(self, turns: Sequence[Turn]) -> list[torch.Tensor]:
         """The warm start's log-probabilities, one tensor [response tokens] per turn, on the CPU."""
         logprobs: list[torch.Tensor] = [torch.empty(0)] * len(turns)
-        with adapters_off(self._reference):
+        with full_weights(self._reference), adapters_off(self._reference):
             for batch in self.batches(turns):
                 found = self._evaluate(self._reference, [turns[i] for i in batch]).logprobs.cpu()
                 pieces = found.split([len(turns[i].response_ids) for i in batch])
@@ -107,6 +113,12 @@ class Policy:
         trained = {id(p) for p in [*self._trained, *(self.critic.trained() if self.critic else [])]}
         named = {f"model.{name}": p for name, p in self.model.named_parameters() if id(p) in trained}
         return named | {f"critic.{name}": p for name, p in self.critic.named_parameters()} if self.critic else named
+
+    def _models(self) -> list[Any]:
+        """Policy, reference and critic, where these are models of their own."""
+        copies = [] if self._reference is self.model else [self._reference]
+        own = [self.critic.own] if self.critic and self.critic.own is not None else []
+        return [self.model, *copies, *own]
 
     def _evaluate(self, model: Any, turns: Sequence[Turn]) -> Evaluation:
         decoder, head = decoder_and_head(model)

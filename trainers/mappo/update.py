@@ -16,11 +16,12 @@ import torch
 
 from jointrag.config import MappoConfig
 from jointrag.generation import batches_by_length
-from trainers.mappo.critic import Critic
+from trainers.mappo.critic import Critic, View
 from trainers.mappo.losses import k3, policy_loss, value_loss
 from trainers.mappo.parallel import Team
 from trainers.mappo.policy import Policy, num_tokens
 from trainers.mappo.rollouts import Rollout
+from trainers.mappo.sharding import clip_gradients
 
 
 @dataclass
@@ -69,9 +70,9 @@ def update(
             mine = by_length[team.rank :: team.size]  # the same work for every process
             optimizer.zero_grad()
             if not critic_only or (policy.critic and policy.critic.rides_along):
-                _policy_gradients(config, policy, rollout, mine, count, kl_coefficient, critic_only, outcome)
+                _policy_gradients(config, policy, rollout, mine, count, kl_coefficient, critic_only, team, outcome)
             if policy.critic and not policy.critic.rides_along:
-                _critic_gradients(config, policy.critic, rollout, mine, count, outcome)
+                _critic_gradients(config, policy.critic, rollout, mine, count, team, outcome)
             outcome.finite.append(_step(config, policy, optimizer, team, outcome))
     return outcome
 
@@ -84,15 +85,16 @@ def _policy_gradients(
     count: int,
     kl_coefficient: float,
     critic_only: bool,
+    team: Team,
     outcome: Outcome,
 ) -> None:
     """Clipped surrogate, KL and entropy terms, and the value loss of a critic that rides along."""
     clip_high = config.clip_range_high or config.clip_range
-    turns = [rollout.turns[i] for i in rows]
-    for part in policy.batches(turns):
-        chosen = [rows[i] for i in part]
+    batches = policy.batches([rollout.turns[i] for i in rows])
+    for chosen, weight in team.in_step([[rows[i] for i in part] for part in batches]):
+        turns = [rollout.turns[i] for i in chosen]
         old_logprobs, reference, old_values, advantages, returns = _tokens(rollout, chosen, policy.model.device)
-        now = policy.evaluate([turns[i] for i in part])
+        now = policy.evaluate(turns)
         loss, sums = policy_loss(now.logprobs, old_logprobs, advantages, config.clip_range, clip_high)
         sums |= {"policy_loss": loss.item(), "entropy": now.entropies.sum().item()}
         if config.kl_in == "loss":
@@ -105,24 +107,30 @@ def _policy_gradients(
             error = value_loss(now.values, old_values, returns, config.critic.clip_range)
             sums["value_loss"] = error.item()
             loss = loss + config.critic.coefficient * error
-        (loss / count).backward()
-        outcome.add(sums, count)
-        lengths = [num_tokens(turns[i]) for i in part]
-        outcome.tokens += sum(lengths)
-        outcome.padded_tokens += max(lengths) * len(lengths)
+        (weight * loss / count).backward()
+        if weight:
+            outcome.add(sums, count)
+            lengths = [num_tokens(turn) for turn in turns]
+            outcome.tokens += sum(lengths)
+            outcome.padded_tokens += max(lengths) * len(lengths)
 
 
 def _critic_gradients(
-    config: MappoConfig, critic: Critic, rollout: Rollout, rows: Sequence[int], count: int, outcome: Outcome
+    config: MappoConfig, critic: Critic, rollout: Rollout, rows: Sequence[int], count: int, team: Team, outcome: Outcome
 ) -> None:
     """The value loss of a critic that reads for itself."""
-    views = critic.views([rollout.turns[i] for i in rows], [rollout.earlier[i] for i in rows])
-    for part in batches_by_length([len(view.ids) for view in views], config.tokens_per_forward):
-        _, _, old_values, _, returns = _tokens(rollout, [rows[i] for i in part], rollout.values.device)
-        values = critic([views[i] for i in part])
+
+    def views(rows: Sequence[int]) -> list[View]:
+        return critic.views([rollout.turns[i] for i in rows], [rollout.earlier[i] for i in rows])
+
+    batches = batches_by_length([len(view.ids) for view in views(rows)], config.tokens_per_forward)
+    for chosen, weight in team.in_step([[rows[i] for i in part] for part in batches]):
+        _, _, old_values, _, returns = _tokens(rollout, chosen, rollout.values.device)
+        values = critic(views(chosen))
         error = value_loss(values, old_values.to(values.device), returns.to(values.device), config.critic.clip_range)
-        (config.critic.coefficient * error / count).backward()
-        outcome.add({"value_loss": error.item()}, count)
+        (weight * config.critic.coefficient * error / count).backward()
+        if weight:
+            outcome.add({"value_loss": error.item()}, count)
 
 
 def _tokens(rollout: Rollout, rows: list[int], device: torch.device) -> tuple[torch.Tensor, ...]:
@@ -136,7 +144,7 @@ def _step(config: MappoConfig, policy: Policy, optimizer: torch.optim.Optimizer,
     """One step of the optimiser, unless a gradient is not finite. Policy and critic are clipped apart."""
     parts = [policy.parameters(), policy.critic.trained() if policy.critic else []]
     team.sum_gradients([p for part in parts for p in part])
-    norms = [torch.nn.utils.clip_grad_norm_(part, config.max_grad_norm) for part in parts if part]
+    norms = [clip_gradients(part, config.max_grad_norm) for part in parts if part]
     finite = all(bool(torch.isfinite(norm)) for norm in norms)
     if finite:
         optimizer.step()
