@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -52,9 +51,9 @@ VOCABULARY = 32_000
 NOTES = (
     "Random weights: responses run to max_new_tokens on both sides, except the selector's. A step is rollout, scoring "
     "and update; medians over {rounds} rounds after a warm-up, sides in turn. One core: one thread each. Two cores: "
-    "ours two processes of one thread, theirs one process of two. Memory: fresh processes; ours, theirs and ratio are "
-    "the rise of the resident set's peak over what was resident once the models were loaded (theirs: policy and "
-    "reference); the peaks themselves are in detail."
+    "ours two processes of one thread, theirs one process of two. Memory: one step in a fresh process of two threads; "
+    "ours, theirs and ratio are the rise of the resident set's peak over what was resident once the models were loaded "
+    "(theirs: policy and reference); the peaks themselves are in detail."
 )
 
 
@@ -88,7 +87,7 @@ class Setup:
 
 def setups(quick: bool) -> dict[str, Setup]:
     agents = resolve("demo", ["agents.rewriter.max_new_tokens=12"] if quick else []).agents
-    config, fewer = _config(8 if quick else 64), _config(4 if quick else 24)
+    config, fewer = _config(8 if quick else 64), _config(4 if quick else 16)
     # the setting that bounds the memory of ours: here one long turn at a time, where theirs has 4
     long = config.model_copy(
         update={"questions_per_step": 4 if quick else 8, "minibatch_episodes": 4, "tokens_per_forward": 2_048}
@@ -234,21 +233,16 @@ def two_processes(name: str, quick: bool) -> list[Step]:
 
 
 def memory(quick: bool) -> list[Case]:
-    """Rise of the peak, a process per measurement; and the episodes per second of the same processes."""
-    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    for _ in range(_rounds(quick)):
-        for side in SIDES:
-            command = [sys.executable, "-m", "benchmarks.mappo_step", "--probe", side, *["--quick"] * quick]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(f"measuring {side} failed:\n{done.stderr}")
-            found[side].append(json.loads(done.stdout.splitlines()[-1]))
-
-    def median(side: str, name: str) -> float:
-        return statistics.median(row[name] for row in found[side])
-
-    detail = {side: {name: round(median(side, name), 3) for name in found[side][0]} for side in SIDES}
-    rise, speed = ([median(side, name) for side in SIDES] for name in ("rise_mib", "episodes_per_s"))
+    """Rise of the peak in one step, a process per measurement; and the episodes per second of the same processes."""
+    found: dict[str, dict[str, float]] = {}
+    for side in SIDES:
+        command = [sys.executable, "-m", "benchmarks.mappo_step", "--probe", side, *["--quick"] * quick]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"measuring {side} failed:\n{done.stderr}")
+        found[side] = json.loads(done.stdout.splitlines()[-1])
+    detail = {side: {name: round(value, 3) for name, value in row.items()} for side, row in found.items()}
+    rise, speed = ([found[side][name] for side in SIDES] for name in ("rise_mib", "episodes_per_s"))
     return [
         compared(setups(quick)["memory"].name, rise[0], rise[1], "MiB", "<= 0.333", detail),
         compared("episodes/s in the same processes, their first step", speed[0], speed[1], "episodes/s"),
