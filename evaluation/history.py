@@ -54,10 +54,10 @@ def kept_sentence(stages: Sequence[dict[str, Any]], history: History) -> str:
         return ""
     found = f" (F1 {points(best)})" if best is not None else ""
     if step == 0:
-        return f"The warm start's weights were kept: no step answered the dev questions better, greedily{found}."
+        return f"The warm start's weights were kept{found}: every step answered the dev questions worse."
     return (
-        f"The weights of step {step} of {history.num_steps} were kept: "
-        f"there the greedy score on the dev questions was best{found}."
+        f"The weights of step {step} of {history.num_steps} were kept{found}: "
+        "later ones answered the dev questions clearly worse."
     )
 
 

@@ -107,7 +107,8 @@ class MappoConfig(Section):
     """Greedy score on the dev questions every so many steps, and at the end; 0: never."""
     num_dev_questions: PositiveInt = 200
     keep: Literal["best", "last"] = "best"
-    """Which weights later stages get: the best on dev, or the last. Without dev scores: the last."""
+    """Which weights later stages get: the best on dev (the latest within a standard error of the best score), or the
+    last. Without dev scores: the last."""
     samples_every: Annotated[int, Field(ge=0)] = 25
     """A table of sampled episodes for people to read, every so many steps; 0: never."""
     watchdog: WatchdogConfig = WatchdogConfig()

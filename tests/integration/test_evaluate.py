@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,7 +80,7 @@ def systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     return {name: tmp_path / name for name in names}
 
 
-def run(prepared: Path, systems: dict[str, Path], out: Path, **settings: int) -> dict[str, float]:
+def run(prepared: Path, systems: dict[str, Path], out: Path, **settings: Any) -> dict[str, float]:
     out.mkdir(exist_ok=True)
     return evaluate(
         EvaluationConfig(num_bootstrap=500, **settings),

@@ -128,17 +128,25 @@ def test_the_third_bad_update_in_a_row_stops_and_saves_the_batch(tmp_path, monke
 def dev_scores(monkeypatch, scores):
     """The dev scores of steps 0, 2, 4, 6 …, whatever the policy is."""
     given = iter(scores)
-    monkeypatch.setattr(loop, "dev_score", lambda *args: next(given))
+    monkeypatch.setattr(loop, "dev_scores", lambda *args: [next(given)] * 10)
 
 
 @pytest.mark.parametrize(("keep", "step"), [("best", 4), ("last", 6)])
 def test_the_best_weights_on_dev_are_kept(tmp_path, monkeypatch, keep, step):
     dev_scores(monkeypatch, [0.1, 0.2, 0.4, 0.3])
     policy, progress = trained(tmp_path / "run", with_settings(keep=keep))
-    assert (progress.best_step, progress.best_dev_f1) == (4, 0.4)
+    assert (progress.kept_step, progress.kept_dev_f1) == (4, 0.4)
     state = torch.load(tmp_path / "run" / "checkpoints" / f"step-{step:06d}.pt")["policy"] if step == 6 else None
     best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt")["policy"]
     assert same(weights(policy), (state or best).values())
+
+
+def test_a_difference_that_dev_cannot_tell_from_none_does_not_count(tmp_path, monkeypatch):
+    """4, 6, 5 and 3 of 10 right: the standard error is 0.16, so 5 is as good as 6, and 3 is not."""
+    given = iter([[1.0] * right + [0.0] * (10 - right) for right in (4, 6, 5, 3)])
+    monkeypatch.setattr(loop, "dev_scores", lambda *args: next(given))
+    _, progress = trained(tmp_path)
+    assert (progress.kept_step, progress.kept_dev_f1, progress.best_dev_f1) == (4, 0.5, 0.6)
 
 
 # ---- the watchdog ----------------------------------------------------------------------------------------------------

@@ -31,8 +31,9 @@ class Progress:
     rate_factor: float = 1.0  # halved by every roll-back
     skipped_updates: int = 0  # not finite, all in all
     bad_updates: int = 0  # the same, in a row until now
-    best_step: int | None = None
     best_dev_f1: float = -1.0
+    kept_step: int | None = None  # whose weights are in best.pt
+    kept_dev_f1: float = -1.0
     watchdog: dict[str, Any] = field(default_factory=dict)
     ended: str = ""  # why the watchdog ended the run
     last: dict[str, Any] = field(default_factory=dict)  # the step's line in the history
@@ -53,7 +54,7 @@ class Checkpoints:
             old.unlink()
 
     def keep_best(self, progress: Progress) -> None:
-        """Write best.pt: these weights did better on dev than any before."""
+        """Write best.pt: these weights are the ones to keep, as far as dev can tell."""
         self._write(BEST, progress)
 
     def resume(self, start: Progress) -> Progress:

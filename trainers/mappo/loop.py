@@ -93,7 +93,7 @@ def train(
         "mappo/final_kl": last["mappo/kl"],
         "mappo/skipped_updates": float(progress.skipped_updates),
         "mappo/kept_step": float(_kept(config, progress)),
-    } | ({"mappo/kept_dev_f1": progress.best_dev_f1} if progress.best_step is not None else {})
+    } | ({"mappo/kept_dev_f1": progress.kept_dev_f1} if progress.kept_step is not None else {})
 
 
 def run(
@@ -157,7 +157,7 @@ def run(
 
     if _kept(config, progress) != progress.step:
         checkpoints.restore_best()
-        logger.info("MAPPO keeps the weights of step %d, the best on dev", _kept(config, progress))
+        logger.info("MAPPO keeps the weights of step %d: later ones did worse on dev", _kept(config, progress))
     return progress
 
 
@@ -185,12 +185,12 @@ def sample(
     return experience(config, team.gather(scored), kl_coefficient)
 
 
-def dev_score(dev: list[Question], chain: Chain, retriever: Retriever, policy: Policy, team: Team) -> float:
-    """Mean F1 of greedy answers to the dev questions."""
+def dev_scores(dev: list[Question], chain: Chain, retriever: Retriever, policy: Policy, team: Team) -> list[float]:
+    """The F1 of greedy answers to the dev questions."""
     mine = team.share(dev)
     with full_weights(policy.model):
         answered = answer(mine, chain, retriever, policy.lm, GREEDY)
-    return float(np.mean(team.gather(answer_rewards(answered, "f1"))))
+    return team.gather(answer_rewards(answered, "f1"))
 
 
 def _measure(
@@ -202,10 +202,13 @@ def _measure(
     checkpoints: Checkpoints,
     team: Team,
 ) -> tuple[Progress, dict[str, float]]:
-    """The dev score; the weights are kept where it is the best so far."""
-    score = dev_score(dev, chain, retriever, policy, team)
-    if score > progress.best_dev_f1:
-        progress = replace(progress, best_step=progress.step, best_dev_f1=score)
+    """The dev score. The weights to keep are the latest that are within a standard error of the best: a difference
+    that so few questions cannot tell from none is no reason to throw training away."""
+    scores = dev_scores(dev, chain, retriever, policy, team)
+    score, error = float(np.mean(scores)), float(np.std(scores)) / len(scores) ** 0.5
+    progress = replace(progress, best_dev_f1=max(score, progress.best_dev_f1))
+    if score >= progress.best_dev_f1 - error:
+        progress = replace(progress, kept_step=progress.step, kept_dev_f1=score)
         checkpoints.keep_best(progress)
         team.wait()
     return progress, {"dev/f1": score}
@@ -256,7 +259,7 @@ def _give_up(out: Path, rollout: Rollout, team: Team) -> None:
 def _kept(config: MappoConfig, progress: Progress) -> int:
     """The step whose weights are kept."""
     wanted = config.keep == "best" or progress.ended
-    return progress.best_step if wanted and progress.best_step is not None else progress.step
+    return progress.kept_step if wanted and progress.kept_step is not None else progress.step
 
 
 def _optimizer(config: MappoConfig, policy: Policy) -> torch.optim.Optimizer:
