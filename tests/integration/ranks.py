@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,15 +37,12 @@ from trainers.mappo.update import update
 from trainers.warm_start import Phase, encode, fit
 
 TIMEOUT_S = 300
-FSDP_OFF = {"ACCELERATE_USE_FSDP": "false"}
-FSDP_ON = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as `accelerate launch` says it
 
 
-def torchrun(num_processes: int, name: str, out: Path, more: Mapping[str, str] = FSDP_OFF) -> list[Any]:
-    """What every process found, in the order of their ranks; `more`: of their environment. Raises AssertionError with
-    the output when one failed."""
+def torchrun(num_processes: int, name: str, out: Path) -> list[Any]:
+    """What every process found, in the order of their ranks. Raises AssertionError with the output when one failed."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes), "-m", __name__]
-    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", **more}
+    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     deadline = time.monotonic() + TIMEOUT_S
     lines: list[str] = []
     try:
@@ -166,7 +162,10 @@ JOINT = MappoConfig(num_steps=3, questions_per_step=5, minibatch_episodes=3, lea
 LORA = PretrainedLM(name="", dtype="float32", lora=Lora(r=4, alpha=8), max_length=TINY.max_length)
 JOINT_KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "all weights": (TINY, {"shaping_coefficient": 0.1, "gradient_checkpointing": True}),
-    "all weights, critic on the trunk": (TINY, {"critic": CriticConfig(view="central")}),
+    "all weights, critic on the trunk": (
+        TINY,  # with minibatches of one turn, of which the second process has nothing
+        {"critic": CriticConfig(view="central"), "trained": ("generator",), "minibatch_episodes": 4},
+    ),
     "all weights, critic of its own": (TINY, {"critic": CriticConfig(model="separate"), "keep": "best"}),
     "LoRA": (LORA, {"critic": CriticConfig(model="separate", view="central"), "gradient_checkpointing": True}),
     "LoRA for each agent": (
@@ -177,21 +176,24 @@ JOINT_KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def joint(out: Path) -> Any:
-    """Stage 7 of every kind, in OUT/<kind>/run; sharded, also its last step once more, in OUT/<kind>/again."""
+    """Stage 7 of every kind with whole models, in OUT/<kind>/whole, and with sharded ones, in OUT/<kind>/sharded; the
+    last step of these once more, in OUT/<kind>/again."""
     loop.HttpRetriever = lambda url: FixedRetriever()  # type: ignore[misc, assignment]
-    team = Team.join("cpu")
+    given: Any = {"agent_data": out, "warm_start": out, "retrieval_url": "", "seed": 0, "device": "cpu"}
     for kind, (model, settings) in JOINT_KINDS.items():
         config = JOINT.model_copy(update=settings)
-        given: Any = {"agent_data": out.parent, "warm_start": out.parent, "retrieval_url": "", "seed": 0}
-        loop.train(config, AGENTS, model, **given, out=out / kind / "run", device="cpu")
-        if not team.sharded:
-            continue
+        whole, sharded, again = (out / kind / name for name in ("whole", "sharded", "again"))
+        os.environ |= {"ACCELERATE_USE_FSDP": "false"}
+        loop.train(config, AGENTS, model, **given, out=whole)
+        os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as `accelerate launch` says it
+        loop.train(config, AGENTS, model, **given, out=sharded)
+        team = Team.join("cpu")
+        assert team.sharded
         if team.is_first:
-            shutil.copytree(out / kind / "run", out / kind / "again")
-            (out / kind / "again" / "checkpoints" / "step-000003.pt").unlink()
+            shutil.copytree(sharded, again)
+            (again / "checkpoints" / "step-000003.pt").unlink()
         team.wait()
-        loop.train(config, AGENTS, model, **given, out=out / kind / "again", device="cpu")
-    return team.sharded
+        loop.train(config, AGENTS, model, **given, out=again)
 
 
 def _sample(policy: Policy, times: int) -> list[Episode]:
