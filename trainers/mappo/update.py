@@ -69,11 +69,13 @@ def update(
             by_length = sorted(rows, key=lambda i: num_tokens(rollout.turns[i]))
             mine = by_length[team.rank :: team.size]  # the same work for every process
             optimizer.zero_grad()
+            parts = [policy.critic.trained()] if policy.critic else []  # whose gradients are clipped together
             if not critic_only or (policy.critic and policy.critic.rides_along):
                 _policy_gradients(config, policy, rollout, mine, count, kl_coefficient, critic_only, team, outcome)
+                parts = [policy.parameters(), *parts]
             if policy.critic and not policy.critic.rides_along:
                 _critic_gradients(config, policy.critic, rollout, mine, count, team, outcome)
-            outcome.finite.append(_step(config, policy, optimizer, team, outcome))
+            outcome.finite.append(_step(config, parts, optimizer, team, outcome))
     return outcome
 
 
@@ -140,11 +142,16 @@ def _tokens(rollout: Rollout, rows: list[int], device: torch.device) -> tuple[to
     return tuple(column[rows][where].to(device) for column in columns)
 
 
-def _step(config: MappoConfig, policy: Policy, optimizer: torch.optim.Optimizer, team: Team, outcome: Outcome) -> bool:
-    """One step of the optimiser, unless a gradient is not finite. Policy and critic are clipped apart."""
-    parts = [policy.parameters(), policy.critic.trained() if policy.critic else []]
+def _step(
+    config: MappoConfig,
+    parts: list[list[torch.nn.Parameter]],
+    optimizer: torch.optim.Optimizer,
+    team: Team,
+    outcome: Outcome,
+) -> bool:
+    """One step of the optimiser, unless a gradient is not finite. The parts, policy and critic, are clipped apart."""
     team.sum_gradients([p for part in parts for p in part])
-    norms = [clip_gradients(part, config.max_grad_norm) for part in parts if part]
+    norms = [clip_gradients(part, config.max_grad_norm) for part in parts]
     finite = all(bool(torch.isfinite(norm)) for norm in norms)
     if finite:
         optimizer.step()
