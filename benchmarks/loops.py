@@ -86,7 +86,7 @@ class OurLoop:
     def run(self, num_steps: int, out: Path) -> None:
         """A run of `num_steps`, whose seconds are in `out`/history.jsonl. Under torchrun the processes share it."""
         from trainers.mappo.loop import run
-        from trainers.mappo.parallel import Team
+        from trainers.parallel import Team
 
         config = self.config.model_copy(update={"num_steps": num_steps})
         team = Team.join(self.policy.model.device.type)

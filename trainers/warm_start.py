@@ -56,7 +56,7 @@ def train(
     """Write `out`/model, a transformers folder. Metrics: final losses and seconds per phase."""
     import torch
 
-    from trainers.mappo.parallel import Team
+    from trainers.parallel import Team
 
     team = Team.join(device)
     torch.manual_seed(seed)
@@ -97,7 +97,7 @@ def train_control(
     """Continue the warm start on labelled target questions for as many seconds as MAPPO took. Writes `out`/model."""
     import torch
 
-    from trainers.mappo.parallel import Team
+    from trainers.parallel import Team
 
     team = Team.join(device)
     torch.manual_seed(seed)
@@ -201,7 +201,7 @@ def fit(
     from datasets import Dataset
     from transformers import PrinterCallback
 
-    from trainers.mappo.parallel import Team
+    from trainers.parallel import Team
     from trainers.sft import MovingAverage, WeightedSFTTrainer, collate
 
     pad_id = end_token(tokenizer) if tokenizer.pad_token_id is None else tokenizer.pad_token_id

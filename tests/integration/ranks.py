@@ -28,12 +28,12 @@ from tests.tiny import AGENTS, QUESTIONS, TINY, FixedRetriever, chain, tiny_lm
 from trainers.agent_data import label
 from trainers.mappo import loop
 from trainers.mappo.loop import run
-from trainers.mappo.parallel import Team
 from trainers.mappo.policy import Policy
 from trainers.mappo.rewards import answer_rewards
 from trainers.mappo.rollouts import experience, score
 from trainers.mappo.sharding import clip_gradients, full_weights, part_like, shard, whole
 from trainers.mappo.update import update
+from trainers.parallel import Team
 from trainers.warm_start import Phase, encode, fit
 
 TIMEOUT_S = 300

@@ -18,7 +18,7 @@ logger = logging.getLogger("trainers.test")
 def fine(*, out: Path, tracker: Tracker) -> dict[str, float]:
     import torch
 
-    from trainers.mappo.parallel import Team
+    from trainers.parallel import Team
 
     team = Team.join()
     logger.info("for all to read")
@@ -31,14 +31,14 @@ def fine(*, out: Path, tracker: Tracker) -> dict[str, float]:
 
 
 def team(*, out: Path, tracker: Tracker) -> dict[str, float]:
-    from trainers.mappo.parallel import Team
+    from trainers.parallel import Team
 
     team = Team.join()
     return {"size": float(team.size), "sharded": float(team.sharded)}
 
 
 def second_fails(*, out: Path, tracker: Tracker) -> dict[str, float]:
-    from trainers.mappo.parallel import Team
+    from trainers.parallel import Team
 
     team = Team.join()
     if team.rank == 1:
@@ -48,7 +48,7 @@ def second_fails(*, out: Path, tracker: Tracker) -> dict[str, float]:
 
 
 def second_is_killed(*, out: Path, tracker: Tracker) -> dict[str, float]:
-    from trainers.mappo.parallel import Team
+    from trainers.parallel import Team
 
     team = Team.join()
     if team.rank == 1:

@@ -16,7 +16,7 @@ from jointrag.generation import LocalLM
 from jointrag.jsonl import write_jsonl
 from tests.integration.ranks import JOINT_KINDS, mappo, sharded, torchrun, warm_start
 from tests.tiny import QUESTIONS, tiny_lm
-from trainers.mappo.parallel import Team
+from trainers.parallel import Team
 
 
 def test_alone_nothing_is_shared_and_nothing_is_started():

@@ -8,7 +8,7 @@ losses.py       clipped surrogate, clipped value loss, KL estimators: tensors in
 update.py       PPO epochs over minibatches
 policy.py       the shared model and its reference; log-probabilities of the policy that was sampled
 critic.py       what reward to expect
-parallel.py     the processes that train together; sharding.py: models split over them
+sharding.py     models split over the processes that train together (trainers.parallel)
 watchdog.py     notices what goes wrong
 checkpoints.py  save and resume, the best weights; history.py, samples.py, stopwatch.py: what people get to see
 """

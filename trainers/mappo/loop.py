@@ -37,7 +37,6 @@ from jointrag.types import Question
 from trainers.mappo.checkpoints import Checkpoints, Progress
 from trainers.mappo.history import History
 from trainers.mappo.losses import adapt_kl_coefficient
-from trainers.mappo.parallel import Team
 from trainers.mappo.policy import Policy
 from trainers.mappo.rewards import answer_rewards, check_rewards, example_episode
 from trainers.mappo.rollouts import Rollout, experience, questions_of_step, score, summary
@@ -46,6 +45,7 @@ from trainers.mappo.sharding import full_weights, whole_model
 from trainers.mappo.stopwatch import Stopwatch, TimedRetriever
 from trainers.mappo.update import Outcome, update
 from trainers.mappo.watchdog import Verdict, Watchdog
+from trainers.parallel import Team
 from trainers.warm_start import load_for_training
 
 logger = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from jointrag.config import MappoConfig
 from jointrag.generation import batches_by_length
 from trainers.mappo.critic import Critic, View
 from trainers.mappo.losses import k3, policy_loss, value_loss
-from trainers.mappo.parallel import Team
 from trainers.mappo.policy import Policy, num_tokens
 from trainers.mappo.rollouts import Rollout
 from trainers.mappo.sharding import clip_gradients
+from trainers.parallel import Team
 
 
 @dataclass
