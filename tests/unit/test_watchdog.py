@@ -17,7 +17,7 @@ GOOD = {"mappo/kl": 1.0, "mappo/entropy": 0.5, "mappo/reward": 0.4, "mappo/rewri
 
 
 def settings(**values: Any) -> WatchdogConfig:
-    return WatchdogConfig(**{"window": 3, "action": "stop", **values})
+    return WatchdogConfig(**{"window": 3, "action": "stop", "max_reward_drop": 0.02, **values})
 
 
 def verdicts(watchdog: Watchdog, steps: Iterable[dict[str, float]], first: int = 1) -> list[Verdict]:
