@@ -43,8 +43,8 @@ class WatchdogConfig(Section):
     """What may not happen for long. Every limit looks at the mean over `window` steps; null switches one off."""
 
     action: Literal["warn", "stop", "roll_back"] = "warn"
-    """After a warning that stays true for another window: nothing more, end the training, or go back to the best
-    checkpoint and on from there with half the learning rate. The last two keep the best checkpoint as the result."""
+    """After a warning that stays true for another window: nothing more, end the training with the best checkpoint as
+    its result, or go back to the best checkpoint and on from there with half the learning rate."""
     window: PositiveInt = 10
     max_kl: PositiveFloat | None = 20.0
     """KL to the warm start, in nats per response."""

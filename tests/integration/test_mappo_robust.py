@@ -137,7 +137,7 @@ def test_the_best_weights_on_dev_are_kept(tmp_path, monkeypatch, keep, step):
     policy, progress = trained(tmp_path / "run", with_settings(keep=keep))
     assert (progress.kept_step, progress.kept_dev_f1) == (4, 0.4)
     state = torch.load(tmp_path / "run" / "checkpoints" / f"step-{step:06d}.pt")["policy"] if step == 6 else None
-    best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt")["policy"]
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best-000004.pt")["policy"]
     assert same(weights(policy), (state or best).values())
 
 
@@ -171,11 +171,10 @@ def test_a_roll_back_goes_on_from_the_best_weights_at_half_the_rate(tmp_path, mo
     rolled, best = [], []
     restore = loop.Checkpoints.restore_best
 
-    def restore_best(checkpoints):
-        progress = restore(checkpoints)
+    def restore_best(checkpoints, progress):
+        restore(checkpoints, progress)
         rolled.append(weights(checkpoints._policy))
-        best.append(list(torch.load(checkpoints.folder / "best.pt")["policy"].values()))
-        return progress
+        best.append(list(torch.load(checkpoints.folder / "best-000002.pt")["policy"].values()))
 
     monkeypatch.setattr(loop.Checkpoints, "restore_best", restore_best)
     _, progress = trained(tmp_path, with_settings(num_steps=7, watchdog=settings))

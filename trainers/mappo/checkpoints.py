@@ -18,7 +18,6 @@ from trainers.mappo.sharding import part_like, whole
 
 logger = logging.getLogger(__name__)
 KEEP = 2
-BEST = "best.pt"
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Progress:
     skipped_updates: int = 0  # not finite, all in all
     bad_updates: int = 0  # the same, in a row until now
     best_dev_f1: float = -1.0
-    kept_step: int | None = None  # whose weights are in best.pt
+    kept_step: int | None = None  # whose weights are in best-n.pt
     kept_dev_f1: float = -1.0
     watchdog: dict[str, Any] = field(default_factory=dict)
     ended: str = ""  # why the watchdog ended the run
@@ -48,31 +47,36 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, progress: Progress) -> None:
-        """Write step-n.pt and drop all but the last two."""
+        """Write step-n.pt; drop all but the last two, and best weights that have been outdone. Not earlier: a run that is
+        killed goes on from the newest step-n.pt, which may still name them."""
         self._write(f"step-{progress.step:06d}.pt", progress)
-        for old in self._steps()[:-KEEP] if self.writes else []:
-            old.unlink()
+        if self.writes:
+            outdone = [path for path in self.folder.glob("best-*.pt") if path != self._best(progress)]
+            for old in [*self._steps()[:-KEEP], *outdone]:
+                old.unlink()
 
     def keep_best(self, progress: Progress) -> None:
-        """Write best.pt: these weights are the ones to keep, as far as dev can tell."""
-        self._write(BEST, progress)
+        """Write best-n.pt: these weights are the ones to keep, as far as dev can tell."""
+        self._write(self._best(progress).name, progress)
 
     def resume(self, start: Progress) -> Progress:
         """Load the newest checkpoint into policy and optimiser; `start` where there is none.
 
-        Best weights found after that checkpoint are found again in the steps that are done again.
+        Best weights found after that checkpoint lie unused until they are found again.
         """
         paths = self._steps()
         if not paths:
-            (self.folder / BEST).unlink(missing_ok=True)
             return start
         progress = self._load(paths[-1])
         logger.info("MAPPO resumes after step %d", progress.step)
         return progress
 
-    def restore_best(self) -> Progress:
+    def restore_best(self, progress: Progress) -> None:
         """Load the best weights, and the optimiser as it was with them."""
-        return self._load(self.folder / BEST)
+        self._load(self._best(progress))
+
+    def _best(self, progress: Progress) -> Path:
+        return self.folder / f"best-{progress.kept_step or 0:06d}.pt"
 
     def _write(self, name: str, progress: Progress) -> None:
         path = self.folder / name

@@ -156,7 +156,7 @@ def run(
             checkpoints.save(progress)
 
     if _kept(config, progress) != progress.step:
-        checkpoints.restore_best()
+        checkpoints.restore_best(progress)
         logger.info("MAPPO keeps the weights of step %d: later ones did worse on dev", _kept(config, progress))
     return progress
 
@@ -241,7 +241,7 @@ def _heed(verdict: Verdict, progress: Progress, checkpoints: Checkpoints) -> Pro
     if verdict.action == "stop":
         return replace(progress, ended=verdict.reason)
     if verdict.action == "roll_back":
-        checkpoints.restore_best()
+        checkpoints.restore_best(progress)
         return replace(progress, rate_factor=progress.rate_factor / 2)
     return progress
 
