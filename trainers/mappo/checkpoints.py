@@ -47,8 +47,8 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, progress: Progress) -> None:
-        """Write step-n.pt; drop all but the last two, and best weights that have been outdone. Not earlier: a run that is
-        killed goes on from the newest step-n.pt, which may still name them."""
+        """Write step-n.pt; drop all but the last two, and best weights that have been outdone. Not earlier: a run
+        that is killed goes on from the newest step-n.pt, which may still name them."""
         self._write(f"step-{progress.step:06d}.pt", progress)
         if self.writes:
             outdone = [path for path in self.folder.glob("best-*.pt") if path != self._best(progress)]
