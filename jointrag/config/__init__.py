@@ -13,10 +13,12 @@ from jointrag.config.pipeline import EvaluationConfig, PipelineConfig, ReportCon
 from jointrag.config.retrieval import (
     Encoder,
     IndexConfig,
+    LoraSettings,
     PretrainedEncoder,
     RetrieverConfig,
     ScratchEncoder,
     ServerConfig,
+    TrainingSettings,
 )
 from jointrag.config.supervised import AgentDataConfig, ControlConfig, WarmStartConfig
 
@@ -33,6 +35,7 @@ __all__ = [
     "IndexConfig",
     "LanguageModelSection",
     "Lora",
+    "LoraSettings",
     "MappoConfig",
     "NamedDataset",
     "PipelineConfig",
@@ -50,6 +53,7 @@ __all__ = [
     "Share",
     "SyntheticDataset",
     "TrackingConfig",
+    "TrainingSettings",
     "WarmStartConfig",
     "WatchdogConfig",
 ]
