@@ -4,8 +4,8 @@
     before.means()                                     # {"recall@2": 1.0, …}
     print(markdown(comparison_table({"before": before, "after": after})))
 
-A metric is a name, `recall@10`, or `map` for the whole ranking. With g_i the gain of the document at rank i (0 where the
-gold does not name it), R the number of documents whose gain is above 0, and "found" meaning g_i > 0:
+A metric is a name, `recall@10`, or `map` for the whole ranking. With g_i the gain of the document at rank i (0 where
+the gold does not name it), R the number of documents whose gain is above 0, and "found" meaning g_i > 0:
 
     recall@k   found among the first k / R
     hit@k      1 if any of the first k is found
@@ -151,11 +151,12 @@ def _recall(block: _Block) -> Floats:
 
 
 def _hit(block: _Block) -> Floats:
-    return (block.gains > 0).any(axis=1).astype(np.float64)
+    return np.where((block.gains > 0).any(axis=1), 1.0, 0.0)
 
 
 def _mrr(block: _Block) -> Floats:
-    return ((block.gains > 0) / block.ranks).max(axis=1)
+    found = block.gains > 0
+    return found.any(axis=1) / (found.argmax(axis=1) + 1)
 
 
 def _map(block: _Block) -> Floats:
@@ -165,7 +166,7 @@ def _map(block: _Block) -> Floats:
 
 def _ndcg(block: _Block) -> Floats:
     discounts = 1 / np.log2(block.ranks + 1)
-    return (block.gains @ discounts) / (block.ideal @ discounts)
+    return (block.gains * discounts).sum(axis=1) / (block.ideal * discounts).sum(axis=1)
 
 
 _METRICS = {"recall": _recall, "hit": _hit, "mrr": _mrr, "map": _map, "ndcg": _ndcg}
