@@ -1,18 +1,24 @@
-"""The tokenizer of models trained from random weights: whole words, punctuation apart.
+"""Models that are trained from random weights: their tokenizer (whole words, punctuation apart), and a small encoder.
 
     tokenizer = word_level_tokenizer(texts, ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], lowercase=True)   # a small encoder
     tokenizer = word_level_tokenizer(texts, ["<pad>", "<unk>", "<eos>", "<rewriter>"], lowercase=False)   # a small LM
 
 A few hundred words cover a small corpus, sequences stay short, and nothing has to be downloaded.
+
+The encoder is a small BERT. Mean pooling over random word vectors already measures word overlap, so training starts
+from a usable retriever and has to learn only which words matter.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from jointrag.config import ScratchEncoder
 
 # A word with the hyphens and apostrophes inside it, a possessive 's (so that a name stays one word), or a character.
 _PIECES = r"\w+(?:(?:-|['’](?!s\b))\w+)*|['’]s\b|[^\w\s]"
@@ -63,3 +69,33 @@ def word_level_tokenizer(
         clean_up_tokenization_spaces=False,
         **{f"{name}_token": token for name, token in roles.items()},
     )
+
+
+def scratch_encoder(config: ScratchEncoder, texts: Iterable[str]) -> list[Any]:
+    """The modules of a sentence-transformers model, with a vocabulary of `texts` and torch's current random state."""
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import BertConfig, BertModel
+
+    tokenizer = word_level_tokenizer(texts, ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], lowercase=True)
+    tokenizer.model_max_length = config.max_length
+    bert = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        intermediate_size=4 * config.hidden_size,
+        max_position_embeddings=config.max_length,
+        pad_token_id=0,
+        hidden_dropout_prob=0.0,  # one short epoch does not overfit
+        attention_probs_dropout_prob=0.0,
+    )
+    model = BertModel(bert)
+    with torch.no_grad():  # at the start a word's vector is the word alone, so that overlap is what similarity measures
+        model.embeddings.position_embeddings.weight.zero_()
+        model.embeddings.token_type_embeddings.weight.zero_()
+    with tempfile.TemporaryDirectory() as folder:  # Transformer takes a folder, not a model
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        transformer = Transformer(folder, max_seq_length=config.max_length)
+    return [transformer, Pooling(config.hidden_size, "mean"), Normalize()]

@@ -11,13 +11,17 @@ from jointrag.config.language_model import LanguageModelSection, Lora, Pretraine
 from jointrag.config.mappo import CriticConfig, MappoConfig, SamplingConfig, WatchdogConfig
 from jointrag.config.pipeline import EvaluationConfig, PipelineConfig, ReportConfig, RuntimeConfig, TrackingConfig
 from jointrag.config.retrieval import (
+    DecoderFormat,
     Encoder,
     IndexConfig,
+    LateInteractionConfig,
     LoraSettings,
     PretrainedEncoder,
+    RerankerConfig,
     RetrieverConfig,
     ScratchEncoder,
     ServerConfig,
+    TeacherConfig,
     TrainingSettings,
 )
 from jointrag.config.supervised import AgentDataConfig, ControlConfig, WarmStartConfig
@@ -29,11 +33,13 @@ __all__ = [
     "ControlConfig",
     "CriticConfig",
     "Dataset",
+    "DecoderFormat",
     "Encoder",
     "EvaluationConfig",
     "FilesDataset",
     "IndexConfig",
     "LanguageModelSection",
+    "LateInteractionConfig",
     "Lora",
     "LoraSettings",
     "MappoConfig",
@@ -42,6 +48,7 @@ __all__ = [
     "PretrainedEncoder",
     "PretrainedLM",
     "ReportConfig",
+    "RerankerConfig",
     "RetrieverConfig",
     "RuntimeConfig",
     "SamplingConfig",
@@ -52,6 +59,7 @@ __all__ = [
     "ServerConfig",
     "Share",
     "SyntheticDataset",
+    "TeacherConfig",
     "TrackingConfig",
     "TrainingSettings",
     "WarmStartConfig",

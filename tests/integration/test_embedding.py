@@ -15,7 +15,8 @@ from jointrag.encoders import Encoder
 from jointrag.jsonl import read_jsonl
 from jointrag.tracking import NoTracker
 from jointrag.types import Passage, Question
-from trainers.embedding import read_pairs, recall, train
+from trainers.embedding import train
+from trainers.retrieval.questions import Held, read_dev, read_pairs, retrieval_metrics
 
 SMALL = ScratchEncoder(hidden_size=64, num_layers=1, num_heads=2, max_length=32)
 TRAINED = RetrieverConfig(encoder=SMALL, num_epochs=6, batch_size=32, learning_rate=2e-3)
@@ -39,13 +40,13 @@ def test_training_raises_recall(world: Path, tmp_path: Path, caplog: pytest.LogC
     losses = [row["retriever/step_loss"] for _, row in tracker.rows if "retriever/step_loss" in row]
     assert len(losses) > 5
     assert losses[-1] < losses[0] / 2
-    assert any("loss" in record.message for record in caplog.records if record.name == "trainers.embedding")
+    assert any("loss" in record.message for record in caplog.records if record.name == "trainers.retrieval.watch")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
     encoder = Encoder.load(tmp_path / "model", "cpu")  # what was saved is what was measured
-    passages = list(read_jsonl(world / "corpus.jsonl", Passage))
-    dev = list(read_jsonl(world / "questions" / "dev.jsonl", Question))
-    assert recall(encoder, dev, passages)["recall@1"] == pytest.approx(metrics["retriever/recall@1"])
+    passages = {passage.id: passage for passage in read_jsonl(world / "corpus.jsonl", Passage)}
+    dev = read_dev(world / "questions" / "dev.jsonl", passages, seed=1)
+    assert retrieval_metrics(encoder, dev)["recall@1"] == pytest.approx(metrics["retriever/recall@1"])
 
 
 def test_same_seed_same_model(world: Path, tmp_path: Path) -> None:
@@ -83,15 +84,16 @@ def test_recall_by_hand() -> None:
         def encode(self, texts, kind, batch_size=256):  # type: ignore[no-untyped-def]
             return np.array([[float(text), 1.0] for text in texts], dtype=np.float32)
 
-    passages = [Passage(str(i), "", str(i)) for i in range(20)]  # the larger the number, the better
-    questions = [
-        Question("a", "1", (), gold_passages=("19",)),
-        Question("b", "1", (), gold_passages=("19", "16")),
-        Question("c", "1", (), gold_passages=("3",)),
-    ]
-    found = recall(Fixed(), questions, passages)
-    assert found == pytest.approx({"recall@1": 0.5, "recall@5": 2 / 3, "recall@10": 2 / 3})
-    assert recall(Fixed(), [], passages) == {}
+    held = Held(
+        ("1", "1", "1"),
+        tuple(str(i) for i in range(20)),  # the larger the number, the better
+        (frozenset({19}), frozenset({19, 16}), frozenset({3})),
+    )
+    found = retrieval_metrics(Fixed(), held)
+    assert found["recall@1"] == pytest.approx(0.5)
+    assert found["recall@5"] == found["recall@10"] == pytest.approx(2 / 3)
+    assert found["mrr@10"] == pytest.approx(2 / 3)
+    assert retrieval_metrics(Fixed(), Held()) == {}
 
 
 def test_one_pair_per_gold_passage(tmp_path: Path) -> None:

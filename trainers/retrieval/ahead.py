@@ -10,21 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, Protocol
 
 from torch.utils.data import Dataset, Sampler
 
 _DEPTH = 2  # batches ready or under way besides the one in use
+_KEPT = 64  # batches that are there to be shown again
+
+
+class Batches(Protocol):
+    """Lists of keys, in another order each epoch: trainers.retrieval.batches."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[list[Any]]: ...
+    def set_epoch(self, epoch: int) -> None: ...
 
 
 class Ahead(Dataset[Any]):
     """`ahead[epoch, step]` is the collated batch; the next ones are then made ready. Steps are asked for in order."""
 
-    def __init__(self, collate: Callable[[Sequence[Any]], Any], data: Any, batches: Sampler[list[Any]]) -> None:
+    def __init__(self, collate: Callable[[Sequence[Any]], Any], data: Any, batches: Batches) -> None:
         self.batches = batches
         self._collate, self._data = collate, data
         self._epoch = -1
-        self._keys: list[list[Any]] = []
+        self._coming: Iterator[list[Any]] = iter(())
+        self._num_seen = 0
+        self._first: list[list[Any]] = []
         self._pending: dict[int, Future[Any]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="collate")
 
@@ -34,12 +45,10 @@ class Ahead(Dataset[Any]):
     def __getitem__(self, key: tuple[int, int]) -> Any:
         epoch, step = key
         if epoch != self._epoch:
-            self._pending.clear()
-            self.batches.set_epoch(epoch)  # type: ignore[attr-defined]
-            self._epoch, self._keys = epoch, list(self.batches)
-        for later in range(step, min(step + 1 + _DEPTH, len(self._keys))):
+            self._start(epoch)
+        for later in range(step, min(step + 1 + _DEPTH, len(self.batches))):
             if later not in self._pending:
-                self._pending[later] = self._thread.submit(self._make, self._keys[later])
+                self._pending[later] = self._thread.submit(self._make, later)
         return self._pending.pop(step).result()
 
     def settle(self) -> None:
@@ -49,8 +58,27 @@ class Ahead(Dataset[Any]):
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def _make(self, keys: list[Any]) -> Any:
-        return self._collate([self._data[key] for key in keys])
+    def _start(self, epoch: int) -> None:
+        self.settle()
+        self._pending.clear()
+        self.batches.set_epoch(epoch)
+        self._epoch, self._coming, self._num_seen, self._first = epoch, iter(self.batches), 0, []
+
+    def _make(self, step: int) -> Any:
+        return self._collate([self._data[key] for key in self._keys(step)])
+
+    def _keys(self, step: int) -> list[Any]:
+        """The keys of this batch. An epoch that ends early begins anew: Trainer counts on its steps after a resume."""
+        keys: list[Any] = []
+        while self._num_seen <= step:
+            following = next(self._coming, None)
+            if following is None:
+                return self._first[(step - self._num_seen) % len(self._first)]
+            keys = following
+            self._num_seen += 1
+            if len(self._first) < _KEPT:
+                self._first.append(keys)
+        return keys
 
 
 class Steps(Sampler[list[tuple[int, int]]]):

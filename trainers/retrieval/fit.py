@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
 from transformers import TrainingArguments
 
 from jointrag.config import TrainingSettings
@@ -31,7 +30,7 @@ from jointrag.jsonl import write_atomically
 from jointrag.tracking import NoTracker, Tracker
 from trainers.parallel import Team
 from trainers.retrieval.ahead import Ahead
-from trainers.retrieval.groups import BatchesWithoutDuplicates, Groups
+from trainers.retrieval.groups import BatchesByLength, BatchesWithoutDuplicates
 from trainers.retrieval.learner import Learner
 from trainers.retrieval.trainer import WHOLE, FitTrainer
 from trainers.retrieval.watch import Progress
@@ -55,7 +54,7 @@ class FitResult:
 
 def fit(
     learner: Learner[Any],
-    data: Groups | Any,
+    data: Any,
     settings: TrainingSettings,
     *,
     seed: int,
@@ -63,12 +62,12 @@ def fit(
     tracker: Tracker = NoTracker(),
     evaluate: Evaluate | None = None,
     name: str = "retriever",
-    batches: Sampler[list[Any]] | None = None,
+    order: type[BatchesWithoutDuplicates] | type[BatchesByLength] = BatchesWithoutDuplicates,
 ) -> FitResult:
     """Train in place and write out/model. With `evaluate`, the model with the best value of its first metric is kept.
 
-    Goes on from the newest checkpoint in out/.checkpoints, which is deleted at the end. `batches` yields lists of keys
-    into `data` for one process, and has set_epoch; without it, groups without duplicates.
+    Goes on from the newest checkpoint in out/.checkpoints, which is deleted at the end. `order`: BatchesByLength for
+    losses in which no text is another query's negative.
 
     Raises ValueError for a batch size that processes and accumulation cannot share evenly, for checkpoints of another
     training, and when the loss is no number three times in a row.
@@ -76,10 +75,11 @@ def fit(
     team = Team.join(str(next(learner.parameters()).device.type))
     if team.sharded:
         raise ValueError("retrieval models are trained whole on every process; use torchrun, or no FSDP config")
+    if not any(parameter.requires_grad for parameter in learner.parameters()):
+        raise ValueError(f"{name}: all weights are frozen, so there is nothing to train")
     learner.team = team
-    if batches is None:
-        size = _batch_size(settings, team)
-        batches = BatchesWithoutDuplicates(data, batch_size=size, seed=seed, rank=team.rank, world_size=team.size)
+    size = _batch_size(settings, team)
+    batches = order(data, batch_size=size, seed=seed, rank=team.rank, world_size=team.size)
     started = time.monotonic()
     folder = out / CHECKPOINTS
     _same_training(folder, {"name": name, "seed": seed, "examples": len(data), **_numbers(settings)}, team)

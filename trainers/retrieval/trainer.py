@@ -40,6 +40,7 @@ class FitTrainer(Trainer):
         self.learner, self.ahead = learner, ahead
         self._measure = evaluate
         self._watch = Watch(progress.name, arguments.learning_rate)
+        self.folder = Path(arguments.output_dir or "")
         callbacks: list[TrainerCallback] = [progress]
         if evaluate is not None:
             callbacks.append(_EvaluateEvery(evaluate_every))
@@ -49,7 +50,7 @@ class FitTrainer(Trainer):
     # ---- data and processes ------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.ahead, batch_sampler=Steps(self.ahead.batches), collate_fn=_only)  # type: ignore[arg-type]
+        return DataLoader(self.ahead, batch_sampler=Steps(self.ahead.batches), collate_fn=_only)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
         return _Wrapped(model)
@@ -106,7 +107,7 @@ class FitTrainer(Trainer):
         best = self.state.best_global_step
         if best and best != self.state.global_step:
             logger.info("best at step %d of %d: taking that model", best, self.state.global_step)
-            self._load_from_checkpoint(str(Path(self.args.output_dir) / f"checkpoint-{best}"))
+            self._load_from_checkpoint(str(self.folder / f"checkpoint-{best}"))
         logs = [log for log in self.state.log_history if log["step"] == (best or self.state.global_step)]
         return {
             name.removeprefix("eval_"): value for log in logs for name, value in log.items() if name.startswith("eval_")
@@ -128,7 +129,7 @@ class FitTrainer(Trainer):
         return True
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = self.folder / f"checkpoint-{self.state.global_step}"
         if (folder / WHOLE).is_file():
             return
         super()._save_checkpoint(model, trial)
@@ -146,7 +147,7 @@ class FitTrainer(Trainer):
         """The weights that are trained: those of a frozen model under adapters are where they came from."""
         if not self.args.should_save:
             return
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(
             {name: p.detach().contiguous() for name, p in self.learner.named_parameters() if p.requires_grad},
