@@ -18,6 +18,7 @@ from torch.utils.data import Sampler
 logger = logging.getLogger(__name__)
 Key = tuple[int, int]  # (epoch, group)
 _LOOKED_BACK = 32  # batches' worth of postponed groups that are tried again for each batch
+_LEFT_OUT = "%d of %d groups are left out of epoch %d: their queries or texts repeat too often for steps of %d"
 _WINDOW = 32  # batches' worth of groups that are sorted by length together
 
 
@@ -57,8 +58,7 @@ class _Batches(Sampler[list[Key]]):
         self._seed, self._epoch = seed, 0
         self._rank, self._world_size = rank, world_size
         self._step = batch_size * world_size  # groups of a step, over all processes
-        # One group alone has no other groups' texts for negatives.
-        self._smallest = self._step if drop_last else max(world_size, min(2, self._step))
+        self._drop_last = drop_last
         if not len(self):
             raise ValueError(
                 f"{self._num_groups:,} groups are too few for batches of {batch_size} on {world_size} processes; "
@@ -71,8 +71,15 @@ class _Batches(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         """Batches of an epoch."""
+        return len(self._sizes())
+
+    def _sizes(self) -> list[int]:
+        """How many groups each step of an epoch takes; the last ones may be fewer, or too few and left over."""
         full, rest = divmod(self._num_groups, self._step)
-        return full + (rest >= self._smallest)
+        rest -= rest % self._world_size
+        # One group alone has no other groups' texts for negatives.
+        enough = rest >= (self._step if self._drop_last else min(2, self._step))
+        return [self._step] * full + [rest] * (rest > 0 and enough)
 
     def _rng(self) -> np.random.Generator:
         return np.random.default_rng([self._seed, self._epoch])
@@ -87,8 +94,8 @@ class BatchesWithoutDuplicates(_Batches):
     """Batches for losses with in-batch negatives, in a new order each epoch.
 
     No two groups of a step, on whichever process, share a question or a text, and none shows a text that answers
-    another's question. A group that does not fit waits for a later batch. What repeats too often is left out of the
-    epoch, with a warning: then fewer batches than `len` come, or smaller ones.
+    another's question. A group that does not fit waits for a later batch; what repeats too often is left out of the
+    epoch, with a warning, and others have a second turn in its place. Where nothing else fits a batch is smaller.
     """
 
     def __init__(
@@ -107,55 +114,65 @@ class BatchesWithoutDuplicates(_Batches):
         self._groups = groups
 
     def __iter__(self) -> Iterator[list[Key]]:
-        epoch = self._epoch
-        coming = iter(self._rng().permutation(self._num_groups).tolist())
-        postponed: deque[tuple[int, Shown]] = deque()
-        left = self._num_groups
-        for number in range(1, len(self) + 1):
-            batch = self._next(epoch, coming, postponed)
-            enough = len(batch) >= self._smallest
-            left -= len(batch) if enough else 0
-            if (not enough or number == len(self)) and left >= self._step:
-                logger.warning(
-                    "%d of %d groups are left out of epoch %d: their texts repeat too often for batches of %d",
-                    left,
-                    self._num_groups,
-                    epoch,
-                    self._step,
+        epoch, rng = self._epoch, self._rng()
+        coming = iter(rng.permutation(self._num_groups).tolist())
+        waiting: deque[tuple[int, Shown]] = deque()
+        tried_again = _LOOKED_BACK * self._step
+        missing = 0
+        for number, size in enumerate(self._sizes(), 1):
+            batch = _Batch(size)
+            for _ in range(min(len(waiting), tried_again)):
+                if batch.is_full:
+                    break
+                if not batch.add(*(candidate := waiting.popleft())):
+                    waiting.append(candidate)
+            while not batch.is_full and (group := next(coming, None)) is not None:
+                if not batch.add(*(candidate := (group, self._groups.shown((epoch, group))))):
+                    waiting.append(candidate)
+            missing += size - len(batch.groups)
+            if not batch.is_full:  # a second turn for some
+                for group in rng.integers(self._num_groups, size=tried_again).tolist():
+                    batch.add(group, self._groups.shown((epoch, group)))
+                    if batch.is_full:
+                        break
+            if len(batch.groups) < self._world_size:
+                raise ValueError(
+                    f"no {self._world_size} groups have different queries and texts, one for each process; train with "
+                    "fewer processes, or give more data"
                 )
-            if not enough:
-                return
-            yield self._part(batch, epoch)
+            if missing and number == len(self):
+                logger.warning(_LEFT_OUT, missing, self._num_groups, epoch, self._step)
+            yield self._part(batch.groups, epoch)
 
-    def _next(self, epoch: int, coming: Iterator[int], postponed: deque[tuple[int, Shown]]) -> list[int]:
-        """The groups of a step, as many as fit together; those that do not are (again) postponed."""
-        batch: list[int] = []
-        questions: set[int] = set()
-        texts: set[int] = set()
-        answers: set[int] = set()
 
-        def candidates() -> Iterator[tuple[int, Shown]]:
-            for _ in range(min(len(postponed), _LOOKED_BACK * self._step)):
-                yield postponed.popleft()
-            for group in coming:
-                yield group, self._groups.shown((epoch, group))
+class _Batch:
+    """Groups that go together, and what they bring along."""
 
-        for group, shown in candidates():
-            if (
-                shown.question in questions
-                or not texts.isdisjoint(shown.texts)
-                or not texts.isdisjoint(shown.answers)
-                or not answers.isdisjoint(shown.texts)
-            ):
-                postponed.append((group, shown))
-                continue
-            batch.append(group)
-            questions.add(shown.question)
-            texts |= shown.texts
-            answers |= shown.answers
-            if len(batch) == self._step:
-                break
-        return batch
+    def __init__(self, size: int) -> None:
+        self.groups: list[int] = []
+        self._size = size
+        self._questions: set[int] = set()
+        self._texts: set[int] = set()
+        self._answers: set[int] = set()
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.groups) == self._size
+
+    def add(self, group: int, shown: Shown) -> bool:
+        """Take the group in, unless something of it is here already."""
+        if (
+            shown.question in self._questions
+            or not self._texts.isdisjoint(shown.texts)
+            or not self._texts.isdisjoint(shown.answers)
+            or not self._answers.isdisjoint(shown.texts)
+        ):
+            return False
+        self.groups.append(group)
+        self._questions.add(shown.question)
+        self._texts |= shown.texts
+        self._answers |= shown.answers
+        return True
 
 
 class BatchesByLength(_Batches):
@@ -174,13 +191,13 @@ class BatchesByLength(_Batches):
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, rng = self._epoch, self._rng()
+        sizes = self._sizes()
         order = rng.permutation(self._num_groups)
-        window = _WINDOW * self._step
-        for start in range(0, self._num_groups, window):
-            groups = sorted(
-                order[start : start + window].tolist(), key=lambda group: self._source.length((epoch, group))
-            )
-            batches = [groups[i : i + self._step] for i in range(0, len(groups), self._step)]
-            for i in rng.permutation(len(batches)).tolist():
-                if len(batches[i]) >= self._smallest:
-                    yield self._part(batches[i], epoch)
+        for first in range(0, len(sizes), _WINDOW):
+            window = sizes[first : first + _WINDOW]
+            start = first * self._step
+            groups = order[start : start + sum(window)].tolist()
+            groups.sort(key=lambda group: self._source.length((epoch, group)))
+            steps = [groups[i * self._step : i * self._step + size] for i, size in enumerate(window)]
+            for i in rng.permutation(len(steps)).tolist():
+                yield self._part(steps[i], epoch)

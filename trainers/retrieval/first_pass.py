@@ -12,12 +12,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.retrieval.lines import Format, Line, format_of, parse_teacher, read_lines
+from trainers.retrieval.json_file import read_objects
+from trainers.retrieval.lines import Format, Line, format_of, parse_teacher
 
 # One per record. `question` and TEXTS' `key` are hashes, by which equal questions and equal texts are found.
 INDEX = np.dtype(
@@ -33,7 +34,7 @@ INDEX = np.dtype(
     ]
 )
 TEXTS = np.dtype([("key", "<u8"), ("score", "<f8"), ("chars", "<i4")])  # one per text; score NaN: it has none
-_BATCH_CHARS, _BATCH_ROWS = 8 << 20, 10_000  # what is held back before it is written
+_BATCH_BYTES, _BATCH_ROWS = 16 << 20, 10_000  # what is held back before it is written
 _SORTED = 1 << 24  # hashes sorted at a time
 
 
@@ -58,6 +59,7 @@ class Report:
     highest_score: float | None
     ignored_fields: tuple[str, ...]
     types: tuple[str, ...]  # what FlagEmbedding's `type` says
+    joined: str  # the first query that its prompt runs into without a space, or nothing
 
     def __str__(self) -> str:
         """One line for the log."""
@@ -94,11 +96,13 @@ def check_and_store(
     with _Writer(out) as writer:
         first: tuple[Path, int, tuple[str, ...]] | None = None
         for file, path in enumerate(paths):
-            for row, (number, line) in enumerate(read_lines(path, parse)):
+            for row, (number, line) in enumerate(read_objects(path, parse)):
                 first = first or (path, number, line.fields)
                 if line.fields != first[2]:
                     raise ValueError(_mixed(path, number, line.fields, *first))
                 query = prompt_format.format(prompt=line.prompt, query=line.query) if line.prompt else line.query
+                if line.prompt and not writer.joined and _runs_together(line, query):
+                    writer.joined = query
                 writer.add(line, query, file=file, number=number, row=row)
         if first is None:
             raise ValueError(f"{paths[0]} holds blank lines alone")
@@ -114,6 +118,12 @@ def check_and_store(
     return writer.report(format_, first[2], questions=distinct, duplicates=duplicates)
 
 
+def _runs_together(line: Line, query: str) -> bool:
+    """Is there nothing between prompt and query where a Latin script has a space?"""
+    meeting = line.prompt[-1] + line.query[0]
+    return f"{line.prompt}{line.query}" in query and meeting.isascii() and not any(map(str.isspace, meeting))
+
+
 def _mixed(
     path: Path, number: int, fields: tuple[str, ...], first: Path, first_number: int, of: tuple[str, ...]
 ) -> str:
@@ -126,6 +136,14 @@ def _mixed(
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+class _Text(NamedTuple):
+    position: int  # in its line
+    encoded: bytes  # UTF-8: hashed and stored without encoding it twice
+    key: int
+    score: float  # or NaN
+    chars: int
 
 
 class _Writer:
@@ -149,6 +167,7 @@ class _Writer:
         self._lowest, self._highest = math.inf, -math.inf
         self._ignored: set[str] = set()
         self._types: set[str] = set()
+        self.joined = ""
 
     def __enter__(self) -> _Writer:
         return self
@@ -160,11 +179,11 @@ class _Writer:
             file.close()
 
     def _start_batch(self) -> None:
-        self._batch: list[tuple[str, list[str]]] = []
+        self._batch: list[tuple[bytes, list[bytes]]] = []
         self._index: list[tuple[int, ...]] = []
         self._texts: list[tuple[int, float, int]] = []
         self._pairs: list[int] = []
-        self._batch_chars = 0
+        self._batch_bytes = 0
 
     def add(self, line: Line, query: str, *, file: int, number: int, row: int) -> None:
         self.lines += 1
@@ -176,35 +195,35 @@ class _Writer:
             return
         question = self._hash(" ".join(line.query.casefold().split()).encode())
         kept = list(self._usable(line))
-        positives = sum(1 for position, *_ in kept if position < len(line.positives))
+        positives = sum(text.position < len(line.positives) for text in kept)
         if line.positives and not positives:
             self._without_positives += 1
             return
         negatives = len(kept) - positives
         start = self._num_texts
         self._index.append((question, start, number, row, positives, negatives, len(query), file))
-        self._texts += [(key, score, len(text)) for _, text, key, score in kept]
-        self._pairs += [(question * 0x9E3779B97F4A7C15 + key) % 2**64 for _, _, key, _ in kept[:positives]]
-        self._batch.append((query, [text for _, text, _, _ in kept]))
-        self._batch_chars += len(query) + sum(len(text) for _, text, _, _ in kept)
+        self._texts += [(text.key, text.score, text.chars) for text in kept]
+        self._pairs += [(question * 0x9E3779B97F4A7C15 + text.key) % 2**64 for text in kept[:positives]]
+        self._batch.append((query.encode(), [text.encoded for text in kept]))
+        self._batch_bytes += len(query) + sum(len(text.encoded) for text in kept)
         self._num_texts += len(kept)
         self.num_records += 1
         self._positives += positives
         self._negatives += negatives
         if self._fewest_negatives is None or negatives < self._fewest_negatives:
             self._fewest_negatives = negatives
-        if self._batch_chars >= _BATCH_CHARS or len(self._batch) >= _BATCH_ROWS:
+        if self._batch_bytes >= _BATCH_BYTES or len(self._batch) >= _BATCH_ROWS:
             self.flush()
 
-    def _usable(self, line: Line) -> Iterator[tuple[int, str, int, float]]:
-        """(position, text, key, score or NaN) of each text that is not empty and was not there before."""
+    def _usable(self, line: Line) -> Iterator[_Text]:
+        """The texts that are not empty and were not there before."""
         seen: dict[int, bool] = {}  # key: is it a positive
         for position, text in enumerate((*line.positives, *line.negatives)):
-            bare = text.strip()
-            if not bare:
+            if not text.strip():
                 self._empty += 1
                 continue
-            key = self._hash(bare.encode())
+            encoded = text.encode()
+            key = self._hash(encoded.strip())
             if key in seen:
                 if seen[key] and position >= len(line.positives):
                     self._contradictions += 1
@@ -216,7 +235,7 @@ class _Writer:
             if position < len(line.scores):
                 score = line.scores[position]
                 self._lowest, self._highest = min(self._lowest, score), max(self._highest, score)
-            yield position, text, key, score
+            yield _Text(position, encoded, key, score, len(text))
 
     def flush(self) -> None:
         queries, lists = [query for query, _ in self._batch], [texts for _, texts in self._batch]
@@ -246,6 +265,7 @@ class _Writer:
             highest_score=self._highest if scored else None,
             ignored_fields=tuple(sorted(self._ignored)),
             types=tuple(sorted(self._types)),
+            joined=self.joined,
         )
 
 

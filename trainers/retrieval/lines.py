@@ -1,6 +1,6 @@
 """Lines of training files, checked: what a line may hold, and in which words it is refused.
 
-for number, line in read_lines(Path("train.jsonl"), parse_record):
+for number, line in read_objects(Path("train.jsonl"), parse_record):
     line.query, line.positives, line.scores
 
 A line is a JSON object with "query" and "pos", and "neg", "scores", "pos_scores" and "neg_scores" where its format has
@@ -11,16 +11,13 @@ a file have the same of these fields; others ("id", "pos_id", …) are left alon
 from __future__ import annotations
 
 import difflib
-import json
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from functools import cache
+from typing import Any, Literal
 
-from jointrag.progress import progress
+from trainers.retrieval.json_file import kind_of
 
-T = TypeVar("T")
 Format = Literal["pairs", "triplets", "scored", "graded", "flagembedding", "teacher"]
 
 SHAPING = ("neg", "scores", "pos_scores", "neg_scores")  # which of them a line has is its format
@@ -34,16 +31,6 @@ _OTHER_NAMES = {
     "negatives": "neg",
     "label": "pos_scores",
     "labels": "pos_scores",
-}
-_BLOCK = 8 << 20  # bytes read between two signs of progress
-_LONGEST = 256 << 20  # bytes of a line: beyond it the file has no lines
-_BINARY = {
-    b"\x1f\x8b": "compressed (gzip); unpack it first",
-    b"PK\x03\x04": "a zip archive; unpack it first",
-    b"\x28\xb5\x2f\xfd": "compressed (zstandard); unpack it first",
-    b"PAR1": "a Parquet file; write it as JSON lines first",
-    b"\xff\xfe": "UTF-16; convert it, for example with iconv -f utf-16 -t utf-8",
-    b"\xfe\xff": "UTF-16; convert it, for example with iconv -f utf-16 -t utf-8",
 }
 
 
@@ -70,107 +57,6 @@ def format_of(fields: tuple[str, ...]) -> Format:
     if "pos_scores" in fields:
         return "graded"
     return "triplets" if "neg" in fields else "pairs"
-
-
-# ---- a file ----------------------------------------------------------------------------------------------------------
-
-
-def read_lines(path: Path, parse: Callable[[dict[str, Any]], T]) -> Iterator[tuple[int, T]]:
-    """(line number from 1, what `parse` makes of its object); blank lines are skipped.
-
-    Raises ValueError with file, line and remedy, for `parse`'s own complaints too. Memory: a block of 8 MB.
-    """
-    size = check_file(path)
-    number = 0
-    with path.open("rb") as file:
-        blocks = progress(_blocks(file, path), f"checking {path.name}, parts of 8 MB", total=-(-size // _BLOCK))
-        for block in blocks:
-            for raw in block:
-                number += 1
-                if number == 1:
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                if not raw.strip():
-                    continue
-                try:
-                    yield number, parse(_object(raw))
-                except ValueError as error:
-                    raise ValueError(f"{path}, line {number}: {error}") from None
-
-
-def check_file(path: Path) -> int:
-    """The size in bytes of what is, by its first bytes, a text file. Raises ValueError otherwise."""
-    if path.is_dir():
-        files = sorted(item.name for item in path.glob("*.json*"))
-        raise ValueError(f"{path} is a folder; give the files in it ({', '.join(files[:3]) or 'no *.jsonl there'})")
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    for magic, what in _BINARY.items():
-        if start.startswith(magic):
-            raise ValueError(f"{path} is {what}")
-    if not start:
-        raise ValueError(f"{path} is empty")
-    return path.stat().st_size
-
-
-def _blocks(file: Any, path: Path) -> Iterator[list[bytes]]:
-    """Lines, some 8 MB of them at a time."""
-    block: list[bytes] = []
-    size = 0
-    while raw := file.readline(_LONGEST):
-        if len(raw) == _LONGEST:
-            raise ValueError(f"{path} has a line of over {_LONGEST >> 20} MB; write one object per line")
-        block.append(raw)
-        size += len(raw)
-        if size >= _BLOCK:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
-
-
-def _object(raw: bytes) -> dict[str, Any]:
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"not UTF-8 (byte {raw[error.start]:#04x} at position {error.start}); convert the file, for example with "
-            "iconv -f gb18030 -t utf-8 (or latin1, cp1252: what it was written in)"
-        ) from None
-    try:
-        row = json.loads(text, object_pairs_hook=_once)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error}); {_json_remedy(text)}") from None
-    if isinstance(row, dict):
-        return row
-    raise ValueError(f"{_kind(row)} where an object is expected; {_json_remedy(text)}")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the field {twice!r} is there twice; keep one")
-    return row
-
-
-def _json_remedy(text: str) -> str:
-    stripped = text.strip()
-    if stripped in ("{", "[", "[{"):
-        return "the file spreads an object over lines; write one object per line, for example with jq -c"
-    if stripped.startswith("["):
-        return "write one object per line, not a list, for example with jq -c '.[]'"
-    if stripped.startswith("{") and not text.endswith("\n"):
-        return "the file ends within a line: was it copied or written to its end?"
-    return 'write one object per line, like {"query": "…", "pos": ["…"]}'
-
-
-# ---- an object -------------------------------------------------------------------------------------------------------
 
 
 def parse_record(row: dict[str, Any]) -> Line:
@@ -214,10 +100,18 @@ def parse_teacher(row: dict[str, Any]) -> Line:
 def _refuse_misspelt(ignored: tuple[str, ...], row: dict[str, Any]) -> None:
     """A field that is left alone must not be one of ours under a wrong name."""
     for name in ignored:
-        close = difflib.get_close_matches(name.lower(), _KNOWN, n=1, cutoff=0.8)
-        meant = _OTHER_NAMES.get(name.lower()) or (close[0] if close else None)
+        meant = _meant(name.lower())
         if meant and meant not in row:
             raise ValueError(f"the field {name!r} is not known; call it {meant!r}, or give {meant!r} as well")
+
+
+@cache
+def _meant(name: str) -> str | None:
+    """The field of ours that `name` looks like."""
+    if name in _OTHER_NAMES:
+        return _OTHER_NAMES[name]
+    close = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.8)
+    return close[0] if close else None
 
 
 def _check_fields(fields: tuple[str, ...], row: dict[str, Any]) -> None:
@@ -249,7 +143,7 @@ def _texts(name: str, value: Any) -> list[str]:
     if isinstance(value, str):
         return [_text(name, value)]
     if not isinstance(value, list):
-        raise ValueError(f'"{name}" is {_kind(value)}; give a text in quotes, or a list of them')
+        raise ValueError(f'"{name}" is {kind_of(value)}; give a text in quotes, or a list of them')
     for position, text in enumerate(value, 1):
         _text(f'text {position} of "{name}"', text)
     return value
@@ -259,15 +153,7 @@ def _text(what: str, value: Any) -> str:
     what = what if what.endswith('"') else f'"{what}"'
     if not isinstance(value, str):
         hint = "; join its parts into one text" if isinstance(value, (dict, list)) else "; put it in quotes"
-        raise ValueError(f"{what} is {_kind(value)} where a text is expected{hint}")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(value[error.start]):04x}"
-            raise ValueError(
-                f"{what} has half a surrogate pair ({half}), which is no character; write the file again, or cut it"
-            ) from None
+        raise ValueError(f"{what} is {kind_of(value)} where a text is expected{hint}")
     return value
 
 
@@ -275,7 +161,7 @@ def _scores(name: str, value: Any, of: str, texts: list[str]) -> list[float]:
     values = value if isinstance(value, list) else [value]
     for position, score in enumerate(values, 1):
         if isinstance(score, bool) or not isinstance(score, (int, float)):
-            raise ValueError(f'score {position} of "{name}" is {_kind(score)} where a number is expected')
+            raise ValueError(f'score {position} of "{name}" is {kind_of(score)} where a number is expected')
     if len(values) != len(texts):
         raise ValueError(f'{len(texts)} texts in "{of}" but {len(values)} in "{name}"; give one score per text')
     numbers = []
@@ -289,19 +175,6 @@ def _scores(name: str, value: Any, of: str, texts: list[str]) -> list[float]:
                 f'score {position} of "{name}" is not a finite number; take its text out, or score it again'
             )
     return numbers
-
-
-def _kind(value: Any) -> str:
-    """What JSON calls it, with its beginning."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return f"the number {value!r:.20}"
-    if isinstance(value, str):
-        return f"the text {value!r:.40}"
-    return "a list" if isinstance(value, list) else "an object"
 
 
 def _quoted(names: Any) -> str:

@@ -197,46 +197,58 @@ def open_records(
             f'{records.where(0)}: none of the fields "scores" and "pos_scores", and this training needs a score for '
             "each text; have a teacher or an LLM score them first"
         )
-    if classes := [kind for kind in records.report.types if "class" in kind or "cluster" in kind]:
+    _warn(paths[0], records.report)
+    return records
+
+
+def _warn(path: Path, report: Report) -> None:
+    if classes := [kind for kind in report.types if "class" in kind or "cluster" in kind]:
         logger.warning(
             "%s: type %s: texts are labels there, so other records' texts are no sure negatives; train without "
             "in-batch negatives",
-            paths[0],
+            path,
             ", ".join(classes),
         )
-    return records
+    if report.joined:
+        logger.warning(
+            "%s: a prompt runs into its query (%r); if the model will be asked with a space there, make the prompt "
+            'format "{prompt} {query}"',
+            path,
+            report.joined if len(report.joined) < 160 else f"{report.joined[:160]}…",
+        )
 
 
 def write_records(path: Path, records: Iterable[Record], format: Format | None = None) -> int:
     """Write records as JSON lines that `open_records` reads, atomically; returns how many.
 
-    `format`: pairs, triplets, scored or flagembedding, by default what the first record looks like. Raises ValueError
-    for a record that does not fit it.
+    `format`: "pairs", "triplets", "scored", "graded" or "flagembedding"; by default what the first record looks like.
+    Raises ValueError for a record of another format.
     """
     return write_jsonl(path, _rows(path, records, format))
 
 
 def _rows(path: Path, records: Iterable[Record], format_: Format | None) -> Iterator[dict[str, Any]]:
     for number, record in enumerate(records, 1):
-        if format_ is None:
-            if record.positive_scores:
-                format_ = "flagembedding" if record.negatives else "scored"
-            else:
-                format_ = "triplets" if record.negatives else "pairs"
-        yield _row(record, format_, f"{path}, line {number}")
+        if format_ is None and record.positive_scores:
+            format_ = "flagembedding" if record.negatives else "scored"
+        elif format_ is None:
+            format_ = "triplets" if record.negatives else "pairs"
+        row: dict[str, Any] = {"query": record.query, "pos": list(record.positives)}
+        if format_ in ("triplets", "flagembedding"):
+            row["neg"] = list(record.negatives)
+        if format_ in ("scored", "graded", "flagembedding"):
+            row["scores" if format_ == "scored" else "pos_scores"] = list(record.positive_scores)
+        if format_ == "flagembedding":
+            row["neg_scores"] = list(record.negative_scores)
+        _check_written(record, row, f"{path}, line {number}: a record that does not fit the format {format_!r}")
+        yield row
 
 
-def _row(record: Record, format_: Format, where: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"query": record.query, "pos": list(record.positives)}
-    if format_ in ("triplets", "flagembedding"):
-        row["neg"] = list(record.negatives)
-    if format_ == "flagembedding":
-        row |= {"pos_scores": list(record.positive_scores), "neg_scores": list(record.negative_scores)}
-    elif format_ in ("scored", "graded"):
-        row["scores" if format_ == "scored" else "pos_scores"] = list(record.positive_scores)
-    lost = record.negatives and "neg" not in row
-    if lost:
-        raise ValueError(
-            f"{where}: a record with negatives among {format_}; pass format='triplets' (or 'flagembedding')"
-        )
-    return row
+def _check_written(record: Record, row: dict[str, Any], what: str) -> None:
+    """Nothing of the record is lost, and each text has its score where there are scores."""
+    if record.negatives and "neg" not in row:
+        raise ValueError(f"{what}: it has negatives; name the format of all records")
+    scores = (*record.positive_scores, *record.negative_scores)
+    scored = "scores" in row or "pos_scores" in row
+    if len(scores) != (len(record.positives) + len(record.negatives) if scored else 0):
+        raise ValueError(f"{what}: it has {len(scores)} scores; name the format of all records")

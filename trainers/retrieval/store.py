@@ -24,7 +24,8 @@ from pydantic import TypeAdapter
 
 from jointrag.progress import progress
 from trainers.retrieval.first_pass import INDEX, TEXTS, Report, check_and_store
-from trainers.retrieval.lines import Line, check_file
+from trainers.retrieval.json_file import check_file
+from trainers.retrieval.lines import Line
 
 if TYPE_CHECKING:
     from datasets import Dataset
