@@ -95,7 +95,7 @@ class BatchesWithoutDuplicates(_Batches):
 
     No two groups of a step, on whichever process, share a question or a text, and none shows a text that answers
     another's question. A group that does not fit waits for a later batch; what repeats too often is left out of the
-    epoch, with a warning, and others have a second turn in its place. Where nothing else fits a batch is smaller.
+    epoch, which is logged, and others have a second turn in its place. Where nothing else fits a batch is smaller.
     """
 
     def __init__(
@@ -141,7 +141,8 @@ class BatchesWithoutDuplicates(_Batches):
                     "fewer processes, or give more data"
                 )
             if missing and number == len(self):
-                logger.warning(_LEFT_OUT, missing, self._num_groups, epoch, self._step)
+                level = logging.WARNING if missing > self._num_groups / 100 else logging.INFO
+                logger.log(level, _LEFT_OUT, missing, self._num_groups, epoch, self._step)
             yield self._part(batch.groups, epoch)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from trainers.retrieval.records import Records
 
 __all__ = ["BatchesByLength", "BatchesWithoutDuplicates", "Group", "Groups", "Key", "Mode"]
 
+_SAME_QUESTION = 64  # records of a question whose answers are known to each other
 Mode = Literal["one_positive", "sampled_positive", "all_texts"]
 
 
@@ -98,9 +100,25 @@ class Groups(Dataset[Group]):
     def shown(self, key: Key) -> Shown:
         """Hashes of the group's question, of its texts, and of all the texts that answer the question."""
         index, positions = self._draw(*key)
+        answers: set[int] = set()
+        for record in self._same_question(index):
+            answers.update(self.records.texts_of(record)["key"][: self.records.num_positives[record]].tolist())
         keys = self.records.texts_of(index)["key"]
-        answers = keys[: self.records.num_positives[index]]
-        return Shown(int(self.records.questions[index]), set(keys[positions].tolist()), set(answers.tolist()))
+        return Shown(int(self.records.questions[index]), set(keys[positions].tolist()), answers)
+
+    @cached_property
+    def _by_question(self) -> NDArray[np.int64]:
+        """[records] all records, those of a question next to each other."""
+        return np.argsort(self.records.questions, kind="stable")
+
+    def _same_question(self, index: int) -> list[int]:
+        """The records of its question, itself included; of very many only some."""
+        if self.records.report.questions == self.records.report.records:
+            return [index]
+        question = self.records.questions[index]
+        start = np.searchsorted(self.records.questions, question, sorter=self._by_question)
+        near = self._by_question[start : start + _SAME_QUESTION]
+        return [index, *near[self.records.questions[near] == question].tolist()]
 
     def length(self, key: Key) -> int:
         """Characters of the longest text, which decides what the group costs."""

@@ -98,8 +98,10 @@ def _object(raw: bytes) -> dict[str, Any]:
         ) from None
     try:
         row = json.loads(text, object_pairs_hook=_once, parse_int=float)  # an integer may have any length
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error}); {_json_remedy(text)}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg}, character {error.pos + 1}); {_json_remedy(text)}") from None
+    except RecursionError:
+        raise ValueError(f"lists in lists without end; {_json_remedy(text)}") from None
     if isinstance(row, dict):
         if "\\ud" in text or "\\uD" in text:
             _refuse_half_characters(row)

@@ -102,7 +102,7 @@ def _refuse_misspelt(ignored: tuple[str, ...], row: dict[str, Any]) -> None:
     for name in ignored:
         meant = _meant(name.lower())
         if meant and meant not in row:
-            raise ValueError(f"the field {name!r} is not known; call it {meant!r}, or give {meant!r} as well")
+            raise ValueError(f"the field {name!r} is not known; call it {meant!r}, or take it out")
 
 
 @cache
@@ -121,9 +121,10 @@ def _check_fields(fields: tuple[str, ...], row: dict[str, Any]) -> None:
         if name not in row:
             raise ValueError(f'no field "{name}" among {_quoted(row)}; a line is {{"query": "…", "pos": ["…"], …}}')
     if "scores" in fields and len(fields) > 1:
+        other = next(name for name in fields if name != "scores")
         raise ValueError(
-            f'"scores" with {_quoted(fields[:1] if fields[0] != "scores" else fields[1:])}: "scores" is for lines with '
-            'all texts in "pos"; call the scores "pos_scores", and those of "neg" "neg_scores"'
+            f'"scores" and "{other}": "scores" is for lines whose texts are all in "pos"; '
+            + ('call them "pos_scores", and give "neg_scores" as well' if other == "neg" else "keep one of the two")
         )
     if "neg_scores" in fields and not {"neg", "pos_scores"} <= set(fields):
         missing = "neg" if "neg" not in fields else "pos_scores"
@@ -153,6 +154,7 @@ def _text(what: str, value: Any) -> str:
     what = what if what.endswith('"') else f'"{what}"'
     if not isinstance(value, str):
         hint = "; join its parts into one text" if isinstance(value, (dict, list)) else "; put it in quotes"
+        hint = hint if value is not None else "; take it out"
         raise ValueError(f"{what} is {kind_of(value)} where a text is expected{hint}")
     return value
 
