@@ -16,7 +16,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from sentence_transformers.base.modules import Transformer
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from jointrag.config import ScratchEncoder
 
@@ -74,7 +75,7 @@ def word_level_tokenizer(
 def scratch_encoder(config: ScratchEncoder, texts: Iterable[str]) -> list[Any]:
     """The modules of a sentence-transformers model, with a vocabulary of `texts` and torch's current random state."""
     import torch
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
     from transformers import BertConfig, BertModel
 
     tokenizer = word_level_tokenizer(texts, ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], lowercase=True)
@@ -94,8 +95,18 @@ def scratch_encoder(config: ScratchEncoder, texts: Iterable[str]) -> list[Any]:
     with torch.no_grad():  # at the start a word's vector is the word alone, so that overlap is what similarity measures
         model.embeddings.position_embeddings.weight.zero_()
         model.embeddings.token_type_embeddings.weight.zero_()
-    with tempfile.TemporaryDirectory() as folder:  # Transformer takes a folder, not a model
-        model.save_pretrained(folder)
+    return [as_module(model, tokenizer), Pooling(config.hidden_size, "mean"), Normalize()]
+
+
+def as_module(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Transformer:
+    """The first module of a sentence-transformers model, which is otherwise made from a folder alone."""
+    from safetensors.torch import save_file
+    from sentence_transformers.base.modules import Transformer
+
+    model.config.architectures = [type(model).__name__]
+    with tempfile.TemporaryDirectory() as folder:
+        # save_pretrained writes in the first of several processes only, and each has a folder of its own here
+        model.config.to_json_file(f"{folder}/config.json")
+        save_file(model.state_dict(), f"{folder}/model.safetensors", metadata={"format": "pt"})
         tokenizer.save_pretrained(folder)
-        transformer = Transformer(folder, max_seq_length=config.max_length)
-    return [transformer, Pooling(config.hidden_size, "mean"), Normalize()]
+        return Transformer(folder, max_seq_length=tokenizer.model_max_length)

@@ -52,13 +52,15 @@ def split_by_length(features: Features, tokens_per_forward: int, most_padding: f
     counts = used.sum(1)
     order = torch.argsort(counts, descending=True, stable=True)
     # where a row's tokens begin and end: they stand side by side, padding is left or right of them
-    begins = torch.where(counts > 0, used.int().argmax(1), 0)
+    begins = torch.where(counts > 0, used.int().argmax(1), columns - 1)
     ends = torch.where(counts > 0, columns - used.flip(1).int().argmax(1), 1)
     lengths = (ends - begins).clamp(min=1)[order].tolist()
-    return [
-        _part(features, chosen, int(begins[chosen].min()), int(ends[chosen].max()), (rows, columns))
-        for chosen in (order[start:end] for start, end in _cuts(lengths, tokens_per_forward, most_padding))
-    ]
+    parts = []
+    for start, end in _cuts(lengths, tokens_per_forward, most_padding):
+        chosen = order[start:end]
+        first = int(begins[chosen].min())
+        parts.append(_part(features, chosen, first, max(first + 1, int(ends[chosen].max())), (rows, columns)))
+    return parts
 
 
 def join(outputs: Sequence[Mapping[str, Any]], parts: Sequence[Part], features: Features) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from jointrag.config import TrainingSettings
 from trainers.parallel import Team
+from trainers.retrieval.backbone import merge_adapters
 from trainers.retrieval.forward import Features, Part, join, run_by_length, split_by_length
 
 Outputs = dict[str, Tensor]
@@ -70,7 +71,8 @@ class Learner(nn.Module, ABC, Generic[T]):
         return self.model(features)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that sentence-transformers loads."""
+        """Write a folder that sentence-transformers loads; adapters become part of the weights first."""
+        merge_adapters(self.model)
         self.model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
 
     def forward(self, features: dict[str, Features], targets: dict[str, Tensor]) -> dict[str, Tensor]:
