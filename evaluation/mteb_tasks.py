@@ -110,6 +110,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.tasks and not args.data:
         parser.error("nothing to evaluate on: give --tasks, --data or both")
+    if args.out.suffix == ".md":
+        parser.error("--out is for the scores as JSON; the table gets the same name with .md")
     return args
 
 
@@ -120,8 +122,11 @@ def main(argv: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="mteb")
     try:
         print(markdown(table(run(args))))
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # a mistake, a place that cannot be written
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on after the last task that was done", file=sys.stderr)
+        sys.exit(130)
 
 
 def run(args: argparse.Namespace) -> Results:

@@ -67,7 +67,7 @@ def measure(
     not relevant. Raises ValueError for no questions, lists of different lengths, a question without a relevant
     document, a gain that is not a number, a document that stands twice in a ranking, an unknown metric.
     """
-    if not rankings or not metrics:
+    if len(rankings) == 0 or not metrics:
         raise ValueError("nothing to measure: give at least one question and one metric")
     if len(rankings) != len(gold) or (ids and len(ids) != len(gold)):
         raise ValueError(f"{len(rankings):,} rankings, {len(gold):,} gold judgements and {len(ids):,} ids: not aligned")
