@@ -173,18 +173,18 @@ def _fit(
     from trainers.retrieval.groups import BatchesByLength, BatchesWithoutDuplicates, Groups
 
     widen(model, max(config.matryoshka_dims, default=0))
-    order: Any = BatchesWithoutDuplicates
+    order: Any = BatchesByLength  # where no text is another query's negative
     if isinstance(data, TeacherTexts):
         assert config.teacher is not None
         examples: Groups | TeacherTexts = data
         learner: Embedder | Distiller = Distiller(model, config, config.teacher, data.num_dims)
-        order = BatchesByLength  # no text is another's negative
     else:
         by_scores = config.loss == "scores" or (config.loss == "auto" and data.scores == "all")
         if by_scores:
             examples = Groups(data, mode="all_texts", seed=seed, labels="scores", max_texts=config.max_texts)
         else:
             pad = "repeat" if config.repeat_negatives else None
+            order = BatchesWithoutDuplicates
             examples = Groups(data, mode="one_positive", seed=seed, num_negatives=config.num_negatives, pad=pad)
         guide = None
         if config.guide is not None:

@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from jointrag.config import RetrieverConfig
+from jointrag.config import RetrieverConfig, ScratchEncoder
 from jointrag.tracking import NoTracker, Tracker
 from tests.tiny_retrievers import sentences, tiny_encoder
+from trainers import embedding
 from trainers.parallel import Team
 from trainers.retrieval.embedder import Embedder
 from trainers.retrieval.fit import Evaluate, FitResult, fit
@@ -52,8 +53,9 @@ def records(count: int = 40) -> list[Record]:
 
 def triplets(out: Path, config: RetrieverConfig = CONFIG) -> Groups:
     path = out / "triplets.jsonl"
-    if not path.exists():
+    if Team.join("cpu").is_first:
         write_records(path, records())
+    Team.join("cpu").wait()
     opened = open_records(path, cache=out / ".records")
     return Groups(opened, mode="one_positive", seed=0, num_negatives=config.num_negatives)
 
@@ -66,7 +68,6 @@ def train(
     dropout: float = 0.1,
 ) -> tuple[dict[str, torch.Tensor], FitResult]:
     """The weights after training, and its result."""
-    Team.join("cpu").wait()
     learner = Embedder(tiny_encoder(dropout=dropout), config, "softmax")
     result = fit(learner, triplets(out, config), config, seed=0, out=out, tracker=tracker, evaluate=evaluate)
     return {name: weight.detach().clone() for name, weight in learner.state_dict().items()}, result
@@ -120,7 +121,20 @@ def shared(out: Path) -> Any:
         folder.mkdir(exist_ok=True)
         weights, result = train(folder, config, dropout=0.0, evaluate=lambda: {"rank": Team.join("cpu").rank + 1.0})
         found[caching] = {"weights": weights, "loss": result.loss, "metrics": result.metrics, "steps": result.steps}
+    found["stage"] = _stage(out / f"{Team.join('cpu').size} stage")
     return found
+
+
+def _stage(out: Path) -> dict[str, float]:
+    """Stage 2 on a training file, from a scratch encoder."""
+    out.mkdir(exist_ok=True)
+    path = out / "data.jsonl"
+    if Team.join("cpu").is_first:
+        write_records(path, records())
+    Team.join("cpu").wait()
+    encoder = ScratchEncoder(hidden_size=32, num_layers=1, num_heads=2, max_length=32)
+    config = CONFIG.model_copy(update={"data": path, "encoder": encoder, "held_out": 0.3, "max_pairs": 24})
+    return embedding.train(config, prepared=None, seed=1, out=out / "run", device="cpu")
 
 
 if __name__ == "__main__":

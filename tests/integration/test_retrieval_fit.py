@@ -155,7 +155,10 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
             torch.testing.assert_close(first[caching]["weights"][name], weight, rtol=0, atol=1e-5)
             assert torch.equal(first[caching]["weights"][name], second[caching]["weights"][name])
         assert first[caching]["metrics"] == second[caching]["metrics"] == {"rank": 1.0}  # the first process measures
-    assert [path.name for path in (tmp_path / "2 False").iterdir() if path.is_dir()].count("model") == 1
+    assert first["stage"] == second["stage"]
+    assert first["stage"] == pytest.approx(alone["stage"], abs=1e-4)
+    assert first["stage"]["retriever/pairs"] == 24
+    assert [path.name for path in (tmp_path / "2 stage" / "run").iterdir()] == ["model"]
 
 
 # ---- what is kept, what is said --------------------------------------------------------------------------------------
