@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,9 @@ def test_prompt_format(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     records = opened(tmp_path, *rows, prompt_format="Instruct: {prompt}\nQuery: {query}")
     assert [record.query for record in records] == ["Instruct: Find passages.\nQuery: what?", "who?"]
     assert not caplog.text
+    assert [record.query for record in opened(tmp_path, *rows, prompt_format="{query}")] == ["what?", "who?"]
     for wrong in ("{}{}", "{prompt}", "{prompt}{query}{x}", "{prompt[0]}{query", ""):
-        with pytest.raises(ValueError, match=r"needs \{prompt\} and \{query\}"):
+        with pytest.raises(ValueError, match=r"has to be like '\{prompt\}\{query\}'"):
             opened(tmp_path, *rows, prompt_format=wrong)
 
 
@@ -328,6 +330,21 @@ def test_second_run_finds_the_first_ones_work(tmp_path: Path, monkeypatch: pytes
         file.write_bytes(file.read_bytes()[:-1])
         assert list(opened(tmp_path, TRIPLET, TRIPLET)) == list(first)
     assert len(passes) == 6
+
+
+def test_one_reads_and_the_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "train.jsonl", *({"query": f"q{i}", "pos": ["p"]} for i in range(500)))
+    passes: list[Sequence[Path]] = []
+
+    def counted(paths: Sequence[Path], *arguments: Any, **options: Any) -> Any:
+        passes.append(paths)
+        return first_pass.check_and_store(paths, *arguments, **options)
+
+    monkeypatch.setattr(store, "check_and_store", counted)
+    with ThreadPoolExecutor(4) as pool:
+        opened_by_all = list(pool.map(lambda _: open_records(path, cache=tmp_path / "cache"), range(4)))
+    assert len(passes) == 1
+    assert all(list(records) == list(opened_by_all[0]) for records in opened_by_all)
 
 
 def test_batches_of_the_pass_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

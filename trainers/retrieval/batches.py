@@ -1,4 +1,4 @@
-"""The order of an epoch: batches in which nothing occurs twice, or batches of texts of like length.
+"""The order of an epoch: batches without false negatives by duplication, or batches of texts of like length.
 
 In one step all processes together take batch_size × world_size groups; each gets its part, equally many on all. Give
 these to the data loader as batch_sampler, and let nobody shard them again.
@@ -17,8 +17,8 @@ from torch.utils.data import Sampler
 
 logger = logging.getLogger(__name__)
 Key = tuple[int, int]  # (epoch, group)
-_LOOKED_BACK = 32  # batches' worth of postponed groups that are tried again for each batch
-_LEFT_OUT = "%d of %d groups are left out of epoch %d: their queries or texts repeat too often for steps of %d"
+_TRIED = 16  # per group of a step: how many that wait are tried again, and how many that had their turn after them
+_LEFT_OUT = "%d of %d groups are left out of epoch %d: their queries or answers repeat too often for steps of %d"
 _WINDOW = 32  # batches' worth of groups that are sorted by length together
 
 
@@ -93,9 +93,10 @@ class _Batches(Sampler[list[Key]]):
 class BatchesWithoutDuplicates(_Batches):
     """Batches for losses with in-batch negatives, in a new order each epoch.
 
-    No two groups of a step, on whichever process, share a question or a text, and none shows a text that answers
-    another's question. A group that does not fit waits for a later batch; what repeats too often is left out of the
-    epoch, which is logged, and others have a second turn in its place. Where nothing else fits a batch is smaller.
+    No two groups of a step, on whichever process, have the same question, and none shows a text that answers another's
+    question: so no two share a positive. They may share negatives, which are wrong for both; mined ones often do. A
+    group that does not fit waits for a later batch; what repeats too often is left out of the epoch, which is logged,
+    and others have a second turn in its place. Where nothing else fits a batch is smaller.
     """
 
     def __init__(
@@ -117,11 +118,10 @@ class BatchesWithoutDuplicates(_Batches):
         epoch, rng = self._epoch, self._rng()
         coming = iter(rng.permutation(self._num_groups).tolist())
         waiting: deque[tuple[int, Shown]] = deque()
-        tried_again = _LOOKED_BACK * self._step
         missing = 0
         for number, size in enumerate(self._sizes(), 1):
             batch = _Batch(size)
-            for _ in range(min(len(waiting), tried_again)):
+            for _ in range(min(len(waiting), _TRIED * self._step)):
                 if batch.is_full:
                     break
                 if not batch.add(*(candidate := waiting.popleft())):
@@ -131,7 +131,7 @@ class BatchesWithoutDuplicates(_Batches):
                     waiting.append(candidate)
             missing += size - len(batch.groups)
             if not batch.is_full:  # a second turn for some
-                for group in rng.integers(self._num_groups, size=tried_again).tolist():
+                for group in rng.integers(self._num_groups, size=_TRIED * self._step).tolist():
                     batch.add(group, self._groups.shown((epoch, group)))
                     if batch.is_full:
                         break
@@ -161,10 +161,9 @@ class _Batch:
         return len(self.groups) == self._size
 
     def add(self, group: int, shown: Shown) -> bool:
-        """Take the group in, unless something of it is here already."""
+        """Take the group in, unless one's texts would be false negatives of the other."""
         if (
             shown.question in self._questions
-            or not self._texts.isdisjoint(shown.texts)
             or not self._texts.isdisjoint(shown.answers)
             or not self._answers.isdisjoint(shown.texts)
         ):

@@ -25,7 +25,7 @@ from trainers.retrieval.records import Records
 
 __all__ = ["BatchesByLength", "BatchesWithoutDuplicates", "Group", "Groups", "Key", "Mode"]
 
-_SAME_QUESTION = 64  # records of a question whose answers are known to each other
+_SAME_QUESTION = 16  # records of a question whose answers are known to each other
 Mode = Literal["one_positive", "sampled_positive", "all_texts"]
 
 

@@ -183,7 +183,9 @@ def open_records(
     """Check whole files, hold them under the folder `cache`, and open them; a second run finds them there.
 
     `needs`: what the training cannot do without: "neg", "scores". `prompt_format`: how a line's prompt is put before
-    its query. Several files are one set of one format. Raises ValueError with file, line and remedy.
+    its query; "{query}" leaves prompts out. Several files are one set of one format.
+
+    Raises ValueError with file, line and remedy.
     """
     paths = [path] if isinstance(path, Path) else list(path)
     records = Records(open_store(paths, cache=cache, parse=parse_record, prompt_format=prompt_format))

@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
@@ -74,7 +75,7 @@ def open_store(
     folder = cache / _key(paths, parse.__name__, prompt_format)
     cache.mkdir(parents=True, exist_ok=True)
     names = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-    with FileLock(cache / f".{folder.name}.lock"):
+    with _alone(cache / f".{folder.name}.lock", names):
         report = _read_report(folder)
         if report is None:
             partial = cache / f".{folder.name}.partial"
@@ -92,14 +93,30 @@ def open_store(
     return Store(folder, paths, report)
 
 
+@contextmanager
+def _alone(path: Path, names: str) -> Iterator[None]:
+    """One process at a time; a killed one lets go."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("%s: another process checks it; waiting", names)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _check_prompt_format(prompt_format: str) -> None:
     try:
-        made = prompt_format.format(prompt="PROMPT", query="QUERY")
+        fits = "QUERY" in prompt_format.format(prompt="PROMPT", query="QUERY")
     except (LookupError, ValueError, AttributeError):
-        made = ""
-    if "PROMPT" not in made or "QUERY" not in made:
+        fits = False
+    if not fits:
         raise ValueError(
-            f"the prompt format {prompt_format!r} needs {{prompt}} and {{query}} in it, and no other braces"
+            f"the prompt format {prompt_format!r} has to be like '{{prompt}}{{query}}', or '{{query}}' to leave "
+            "prompts out; other braces are doubled"
         )
 
 
