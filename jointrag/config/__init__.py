@@ -6,7 +6,7 @@ tree. A misspelt key, a wrong type or two settings that exclude each other is an
 
 from jointrag.config.agents import AgentsConfig
 from jointrag.config.base import AgentName, Section, Share
-from jointrag.config.data import Dataset, FilesDataset, NamedDataset, SyntheticDataset
+from jointrag.config.data import CorpusDataset, Dataset, FilesDataset, NamedDataset, SyntheticDataset
 from jointrag.config.language_model import LanguageModelSection, Lora, PretrainedLM, ScratchLM, ServedConfig
 from jointrag.config.mappo import CriticConfig, MappoConfig, SamplingConfig, WatchdogConfig
 from jointrag.config.pipeline import EvaluationConfig, PipelineConfig, ReportConfig, RuntimeConfig, TrackingConfig
@@ -16,10 +16,14 @@ from jointrag.config.retrieval import (
     IndexConfig,
     LateInteractionConfig,
     LoraSettings,
+    NegativesConfig,
+    OwnReader,
+    PreferencesConfig,
     PretrainedEncoder,
     RerankerConfig,
     RetrieverConfig,
     ScratchEncoder,
+    ServedReader,
     ServerConfig,
     TeacherConfig,
     TrainingSettings,
@@ -31,6 +35,7 @@ __all__ = [
     "AgentName",
     "AgentsConfig",
     "ControlConfig",
+    "CorpusDataset",
     "CriticConfig",
     "Dataset",
     "DecoderFormat",
@@ -44,7 +49,10 @@ __all__ = [
     "LoraSettings",
     "MappoConfig",
     "NamedDataset",
+    "NegativesConfig",
+    "OwnReader",
     "PipelineConfig",
+    "PreferencesConfig",
     "PretrainedEncoder",
     "PretrainedLM",
     "ReportConfig",
@@ -56,6 +64,7 @@ __all__ = [
     "ScratchLM",
     "Section",
     "ServedConfig",
+    "ServedReader",
     "ServerConfig",
     "Share",
     "SyntheticDataset",

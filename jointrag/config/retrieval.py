@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from jointrag.config.base import Section, Share, check_heads
+from jointrag.config.language_model import PretrainedLM, ServedConfig
 
 
 class ScratchEncoder(Section):
@@ -110,6 +111,9 @@ class RetrieverConfig(TrainingSettings):
     encoder: Encoder = ScratchEncoder()
     train: bool = True
     """False: use the encoder as it is (the paper keeps Contriever fixed)."""
+    supervision: Literal["gold", "preference"] = "gold"
+    """What the prepared questions teach. gold: their gold passages. preference: the passages that help the language
+    model to the gold answer, as measured before training (section preferences)."""
     data: Path | None = None
     """A training file (JSON lines) in place of the prepared questions."""
     held_out: Share = 0.0
@@ -138,11 +142,13 @@ class RetrieverConfig(TrainingSettings):
             for name in ("teacher", "held_out"):
                 if getattr(self, name):
                     raise ValueError(f"{name} goes with data; set data to a training file")
-            if self.loss == "scores" or self.num_negatives:
+            if self.supervision == "gold" and (self.loss == "scores" or self.num_negatives):
                 raise ValueError(
                     "the prepared questions have neither scores nor negatives of their own; set data to a training "
                     "file that has, or loss=softmax and num_negatives=0"
                 )
+        elif self.supervision == "preference":
+            raise ValueError("supervision=preference is for the prepared questions; leave data out, or supervision")
         if self.teacher and self.held_out:
             raise ValueError("held_out is for questions, and a teacher's texts have none; leave it at 0")
         if self.teacher and self.guide:
@@ -263,3 +269,79 @@ class LateInteractionConfig(TrainingSettings):
     """Share of the questions to evaluate on, where no file for that is given; 0: none."""
     relevant_from: float | None = None
     """In evaluation, texts with this score or more are the relevant ones; null: positives are, or grades count."""
+
+
+class NegativesConfig(Section):
+    """Hard negatives: passages that a retriever finds for a question and that do not answer it. The limits below keep
+    false negatives out, the passages that answer it and that nobody has marked."""
+
+    num_negatives: PositiveInt = 7
+    first_rank: PositiveInt = 1
+    last_rank: PositiveInt = 50
+    """Negatives are found from the first to the last of these ranks, positives not counted. The best ranks hold the
+    hardest negatives, and the most false ones."""
+    margin: Annotated[float, Field(ge=0)] | None = None
+    """A negative scores at least this much less than the question's worst positive; null: whatever it scores."""
+    max_share: Share | None = 0.95
+    """A negative scores at most this share of what the question's worst positive scores; null: whatever it scores."""
+    leave_out_answers: bool = True
+    """Leave passages out that hold a gold answer, where the questions have answers (yes and no aside)."""
+    choose: Literal["top", "sample"] = "top"
+    """top: the best ranks. sample: any of those that are left."""
+    too_few: Literal["keep", "drop"] = "keep"
+    """What becomes of a question with some negatives, but fewer than asked. One without any is always dropped."""
+    titles: bool = True
+    """Put a passage's title before its text. False where the positives of the data have none: a model would learn to
+    tell the two apart by that."""
+    scores: bool = False
+    """Write the retriever's scores too (pos_scores, neg_scores)."""
+    language: str = "english"
+    """BM25's stemmer; none: words as they are. Chinese and Japanese need no other setting."""
+
+    @model_validator(mode="after")
+    def _ranks_suffice(self) -> NegativesConfig:
+        num_ranks = self.last_rank - self.first_rank + 1
+        if num_ranks < self.num_negatives:
+            raise ValueError(
+                f"first_rank={self.first_rank} to last_rank={self.last_rank} are {max(0, num_ranks)} ranks, too few "
+                f"for num_negatives={self.num_negatives}"
+            )
+        return self
+
+
+class OwnReader(Section):
+    """The run's language model (language_model in the preset), as it is before training."""
+
+    type: Literal["own"] = "own"
+
+
+class ServedReader(ServedConfig):
+    """A model behind a server that returns the log-probabilities of a prompt (vLLM does)."""
+
+    type: Literal["served"] = "served"
+    tokenizer: str | None = None
+    """Hugging Face name or folder of its tokenizer; null: `name`."""
+    max_length: PositiveInt = 4096
+    """Tokens of prompt and answer that the server takes."""
+
+
+Reader = Annotated[OwnReader | PretrainedLM | ServedReader, Field(discriminator="type")]
+
+
+class PreferencesConfig(Section):
+    """How much each candidate passage helps the language model that reads it: what it adds to the log-probability of
+    the gold answer. The embedding model learns from it (retriever.loss=scores)."""
+
+    reader: Reader = OwnReader()
+    num_candidates: Annotated[int, Field(ge=2)] = 16
+    """Passages scored per question: the retriever's best."""
+    with_gold: bool = True
+    """Gold passages are among them, found or not."""
+    num_questions: PositiveInt | None = None
+    """Score at most this many questions (a random sample)."""
+    language: str = "english"
+    """The stemmer, where BM25 finds the candidates."""
+    questions_per_block: PositiveInt = 64
+    """Scored, then written, together; an interrupted run goes on after the last block."""
+    tokens_per_forward: PositiveInt = 16_384
+    """Most tokens (padding included) in one forward pass."""
