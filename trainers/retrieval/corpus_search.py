@@ -146,7 +146,7 @@ class EncoderSearch:
         scores = [part.new_full((len(part), k), -torch.inf) for part in queries]
         positions = [torch.full(part.shape, -1, dtype=torch.int64, device=device) for part in scores]
         for start in progress(range(0, len(self.corpus), _PASSAGES_AT_ONCE), "searching the corpus, part"):
-            block = torch.from_numpy(self._vectors[start : start + _PASSAGES_AT_ONCE]).to(device)
+            block = torch.from_numpy(self._vectors[start : start + _PASSAGES_AT_ONCE].copy()).to(device)
             for i, part in enumerate(queries):
                 best, at = (part @ block.T).topk(min(k, len(block)))
                 both = torch.cat([scores[i], best], dim=1)
