@@ -1,7 +1,7 @@
 """Only the retrieval models: the embedding model with its index, a late-interaction model, a reranker.
 
 python -m flows.train_retrieval --preset demo
-python -m flows.train_retrieval --preset retriever --set dataset.path=my/corpus.jsonl --set retriever.data=my/train.jsonl
+python -m flows.train_retrieval --preset retriever --set dataset.path=corpus.jsonl --set retriever.data=train.jsonl
 python -m flows.train_retrieval --preset retriever --set reranker.model=BAAI/bge-reranker-base --set reranker.data=…
 """
 

@@ -47,6 +47,7 @@ WHY: dict[Reason, str] = {
 
 logger = logging.getLogger(__name__)
 _QUESTIONS_AT_ONCE = 16_384  # searched for in one pass over the corpus
+FILE = "negatives.jsonl"
 _SPARE_RANKS = 8  # for texts that are in the corpus twice
 _SURELY_A_TEXT = 5  # words; a positive of fewer is a phrase, and not every text that holds it answers the question
 
@@ -136,6 +137,29 @@ def mine(
             data,
         )
     return metrics
+
+
+def mine_prepared(
+    config: NegativesConfig,
+    *,
+    prepared: Path,
+    retriever: Path,
+    seed: int,
+    out: Path,
+    device: str = "auto",
+    tracker: Tracker = NoTracker(),
+) -> dict[str, float]:
+    """The stage: for questions/source.jsonl with retriever/model, into the folder `out`."""
+    return mine(
+        config,
+        data=prepared / "questions" / "source.jsonl",
+        corpus=prepared / "corpus.jsonl",
+        retriever=retriever / "model",
+        out=out / FILE,
+        seed=seed,
+        device=device,
+        tracker=tracker,
+    )
 
 
 def _mined(

@@ -32,7 +32,7 @@ from trainers.retrieval.decoder_format import as_reranker, check_room, is_bare_d
 from trainers.retrieval.fit import fit
 from trainers.retrieval.forward import Features
 from trainers.retrieval.groups import BatchesByLength, Group, Groups
-from trainers.retrieval.held_out import RECORDS, held_out
+from trainers.retrieval.held_out import RECORDS, held_out, training_file
 from trainers.retrieval.learner import Batch, Learner, Outputs
 from trainers.retrieval.ranking_losses import LOSSES, Grouped, group, kl
 from trainers.retrieval.records import Records, open_records
@@ -46,17 +46,18 @@ _HIGHEST_GRADE = 20  # lambda: nDCG's gain is 2^grade
 def train(
     config: RerankerConfig,
     *,
-    data: Path | Sequence[Path],
+    data: Path | Sequence[Path] | None = None,
+    negatives: Path | None = None,
     seed: int,
     out: Path,
     device: str = "auto",
     tracker: Tracker = NoTracker(),
     dev: Path | None = None,
 ) -> dict[str, float]:
-    """Train on `data` (see trainers/retrieval/records.py) and write out/model.
+    """Train on `data`, config.data or what was mined into `negatives` (trainers/negatives.py), and write out/model.
 
-    Returns reranker/loss, and on the questions of `dev` (or those held out of `data`) reranker/ndcg@10, mrr@10 and map;
-    the same before training as reranker/start_…. Raises ValueError, before training, for what could not work: data that
+    Returns reranker/loss, and on the questions of `dev` (or those held out) reranker/ndcg@10, mrr@10 and map; the same
+    before training as reranker/start_…. Raises ValueError, before training, for what could not work: data that
     does not fit the loss, a length beyond the model's, an answer that is not a token of a decoder.
     """
     from transformers import set_seed
@@ -64,6 +65,7 @@ def train(
     team = Team.join(device)
     no_bars_in_logs()
     cache = out.parent / RECORDS
+    data, dev = data or training_file(NAME, config.data, negatives), dev or config.dev
     records, held = held_out(
         open_records(data, cache=cache, needs=frozenset({"scores"} if config.loss in _OF_A_TEACHER else ())),
         config.held_out,

@@ -211,6 +211,10 @@ class RerankerConfig(TrainingSettings):
 
     model: str
     """A Hugging Face name or folder: a cross-encoder, an encoder (gets a new head), or a decoder."""
+    data: Path | None = None
+    """A training file (JSON lines). Null: the prepared questions with mined negatives (section negatives)."""
+    dev: Path | None = None
+    """Questions to evaluate on, in the same format."""
     decoder: DecoderFormat | None = None
     """For decoders that are no rerankers yet; null: the default one."""
     loss: Literal["point_ce", "point_mse", "pairwise", "listwise", "lambda", "kl", "margin_mse"] = "point_ce"
@@ -228,7 +232,7 @@ class RerankerConfig(TrainingSettings):
     max_texts: Annotated[int, Field(ge=2)] | None = 16
     """Texts with scores: of a query with more of them, so many are drawn each epoch."""
     held_out: Share = 0.1
-    """Share of the questions to evaluate on, where no file for that is given; 0: none."""
+    """Share of the questions to evaluate on, where there is no `dev`; 0: none."""
     relevant_from: float | None = None
     """In evaluation, texts with this score or more are the relevant ones; null: positives are, or grades count."""
 
@@ -244,11 +248,15 @@ class RerankerConfig(TrainingSettings):
 
 
 class LateInteractionConfig(TrainingSettings):
-    """A late-interaction model (ColBERT): a vector for each token; a score is MaxSim, the sum over the query's tokens of
-    their best match in the text."""
+    """A late-interaction model (ColBERT): a vector for each token; a score is MaxSim, the sum over the query's tokens
+    of their best match in the text."""
 
     model: str
     """A Hugging Face name or folder: a late-interaction model, or any encoder."""
+    data: Path | None = None
+    """A training file (JSON lines). Null: the prepared questions with mined negatives (section negatives)."""
+    dev: Path | None = None
+    """Questions to evaluate on, in the same format."""
     dim: PositiveInt = 128
     """Of a token's vector, for a model that has none yet (a new linear layer). Others keep their own."""
     query_expansion: PositiveInt | None = None
@@ -266,7 +274,7 @@ class LateInteractionConfig(TrainingSettings):
     """in_batch: an embedding model (name or folder) that says which texts of a batch are no negatives of a query: those
     that it finds closer to it than the positive."""
     held_out: Share = 0.1
-    """Share of the questions to evaluate on, where no file for that is given; 0: none."""
+    """Share of the questions to evaluate on, where there is no `dev`; 0: none."""
     relevant_from: float | None = None
     """In evaluation, texts with this score or more are the relevant ones; null: positives are, or grades count."""
 

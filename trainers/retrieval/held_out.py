@@ -13,11 +13,13 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from evaluation.judged import Judged
 from evaluation.rankings import rank
 from evaluation.retrieval import measure
+from trainers.negatives import FILE
 from trainers.retrieval.records import Records
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,15 @@ def held_out(
         return records, HeldOut.of(dev, relevant_from=relevant_from, seed=seed)
     except ValueError as error:
         raise ValueError(f"{dev.where(0)} and others to evaluate on: {error}") from None
+
+
+def training_file(kind: str, data: Path | None, negatives: Path | None) -> Path:
+    """What a model of this kind learns from: a file of the user's, or what the stage mined. Raises ValueError."""
+    if data is not None:
+        return data
+    if negatives is None:
+        raise ValueError(f"there is nothing to train the {kind} on: set {kind}.data to a training file")
+    return negatives / FILE
 
 
 def _filled_up(candidates: Sequence[int], corpus_size: int, rng: random.Random) -> tuple[int, ...]:
