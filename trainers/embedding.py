@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from jointrag.config import PretrainedEncoder, RetrieverConfig, ScratchEncoder
 from jointrag.encoders import Encoder, no_bars_in_logs
-from jointrag.jsonl import read_jsonl
 from jointrag.tracking import NoTracker, Tracker
-from jointrag.types import Passage
 from trainers.parallel import Team
-from trainers.retrieval.questions import Held, held_out, read_dev, read_pairs, retrieval_metrics
+from trainers.preferences import FILE as PREFERENCES
+from trainers.retrieval.held_out import RECORDS
+from trainers.retrieval.questions import Corpus, Held, held_out, read_dev, read_pairs, retrieval_metrics
 from trainers.retrieval.records import Record, Records, open_records, write_records
 from trainers.retrieval.teacher import TeacherTexts, open_teacher
 from trainers.scratch import scratch_encoder
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
     from trainers.retrieval.fit import Evaluate, FitResult
 
 logger = logging.getLogger(__name__)
-_RECORDS = ".records"  # checked training files, beside what is trained on them
 
 
 def train(
     config: RetrieverConfig,
     *,
     prepared: Path | None,
+    preferences: Path | None = None,
     seed: int,
     out: Path,
     device: str = "auto",
     tracker: Tracker = NoTracker(),
 ) -> dict[str, float]:
-    """Train on config.data, or without it on prepared/questions/source.jsonl, and write out/model; with config.train
-    off, write the encoder as it is.
+    """Train on config.data, or without it on what `preferences` (see trainers/preferences.py) or else
+    prepared/questions/source.jsonl have, and write out/model; with config.train off, write the encoder as it is.
 
     Returns trainers.retrieval.questions.METRICS on the dev questions (or those held out) as retriever/recall@10 …, the
     same before training as retriever/start_recall@10 …, and retriever/loss. Raises ValueError when a question names a
@@ -53,17 +53,19 @@ def train(
     """
     from transformers import set_seed
 
+    from trainers.retrieval.backbone import autocast
+
     if prepared is None and config.data is None:
         raise ValueError("there is nothing to train the retriever on: set retriever.data to a training file")
     team = Team.join(device)
-    passages = {} if prepared is None else {p.id: p for p in read_jsonl(prepared / "corpus.jsonl", Passage)}
-    data = _open(config, prepared, passages, out, team) if config.train else None
-    texts = _texts(data, passages) if isinstance(config.encoder, ScratchEncoder) else ()
+    corpus = Corpus(prepared and prepared / "corpus.jsonl")
+    data = _open(config, prepared, preferences, corpus, out, team) if config.train else None
+    texts = _texts(data, corpus) if isinstance(config.encoder, ScratchEncoder) else ()
     if config.held_out and isinstance(data, Records):
         data, kept = data.split(config.held_out, seed)
         held = held_out(kept, data, seed)
     elif prepared is not None:
-        held = read_dev(prepared / "questions" / "dev.jsonl", passages, seed)
+        held = read_dev(prepared / "questions" / "dev.jsonl", corpus, seed)
     else:
         held = Held()
     if isinstance(data, Records) and config.max_pairs is not None and len(data) > config.max_pairs:
@@ -72,14 +74,16 @@ def train(
     no_bars_in_logs()
     set_seed(seed)
     encoder = Encoder(make_model(config.encoder, texts, device, trust_remote_code=config.trust_remote_code))
-    before = team.gather([retrieval_metrics(encoder, held)] if team.is_first else [])[0]
+
+    def evaluate() -> dict[str, float]:
+        with autocast(config, encoder.model.device.type):
+            return retrieval_metrics(encoder, held)
+
+    before = team.gather([evaluate()] if team.is_first else [])[0]
     if data is None:
         if team.is_first:
             encoder.model.save(str(out / "model"), create_model_card=False)
         return {"retriever/pairs": 0.0} | {f"retriever/{name}": value for name, value in before.items()}
-
-    def evaluate() -> dict[str, float]:
-        return retrieval_metrics(encoder, held)
 
     num_examples, result = _fit(
         config, encoder.model, data, seed, out, device, tracker, evaluate if held.questions else None
@@ -95,18 +99,17 @@ def train(
 
 
 def _open(
-    config: RetrieverConfig, prepared: Path | None, passages: dict[str, Passage], out: Path, team: Team
+    config: RetrieverConfig, prepared: Path | None, preferences: Path | None, corpus: Corpus, out: Path, team: Team
 ) -> Records | TeacherTexts:
-    if config.data is not None:
-        cache = out.parent / _RECORDS
+    file = config.data if preferences is None else preferences / PREFERENCES
+    if file is not None:
+        cache = out.parent / RECORDS
         if (teacher := config.teacher) is not None:
-            return open_teacher(
-                config.data, teacher.vectors, cache=cache, num_dims=teacher.num_dims, dtype=teacher.dtype
-            )
-        return open_records(config.data, cache=cache)
+            return open_teacher(file, teacher.vectors, cache=cache, num_dims=teacher.num_dims, dtype=teacher.dtype)
+        return open_records(file, cache=cache)
     assert prepared is not None
     path = prepared / "questions" / "source.jsonl"
-    pairs = read_pairs(path, passages)
+    pairs = read_pairs(path, corpus.passages)
     if not pairs:
         raise ValueError(
             f"{path}: no question has gold_passages, so there is nothing to train the retriever on; "
@@ -122,9 +125,9 @@ def _open(
     return open_records(written, cache=out / CHECKPOINTS / "records")
 
 
-def _texts(data: Records | TeacherTexts | None, passages: dict[str, Passage]) -> Iterator[str]:
+def _texts(data: Records | TeacherTexts | None, corpus: Corpus) -> Iterator[str]:
     """All there is to take a vocabulary from."""
-    yield from (passage.contents for passage in passages.values())
+    yield from (passage.contents for passage in corpus.passages.values())
     if isinstance(data, TeacherTexts):
         yield from (data[0, i].text for i in range(len(data)))
     elif data is not None:
@@ -146,7 +149,12 @@ def make_model(
     if isinstance(config, ScratchEncoder):
         return SentenceTransformer(modules=scratch_encoder(config, texts), device=None if device == "auto" else device)
     model = load(
-        SentenceTransformer, config.name, "retriever.encoder.name", device=device, trust_remote_code=trust_remote_code
+        SentenceTransformer,
+        config.name,
+        "retriever.encoder.name",
+        device=device,
+        trust_remote_code=trust_remote_code,
+        model_kwargs={} if config.attention is None else {"attn_implementation": config.attention},
     )
     if "max_length" in config.model_fields_set:
         check_length(model, config.max_length, "retriever.encoder.max_length", config.name)

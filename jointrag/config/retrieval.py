@@ -32,6 +32,9 @@ class PretrainedEncoder(Section):
     type: Literal["pretrained"] = "pretrained"
     name: str
     max_length: PositiveInt = 256
+    attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None
+    """null: what the model takes by itself. flash_attention_2 needs a GPU, the package flash-attn and half precision,
+    and does without padding."""
 
 
 Encoder = Annotated[ScratchEncoder | PretrainedEncoder, Field(discriminator="type")]
@@ -277,6 +280,14 @@ class LateInteractionConfig(TrainingSettings):
     """Share of the questions to evaluate on, where there is no `dev`; 0: none."""
     relevant_from: float | None = None
     """In evaluation, texts with this score or more are the relevant ones; null: positives are, or grades count."""
+
+    @model_validator(mode="after")
+    def _fits_late_interaction(self) -> LateInteractionConfig:
+        if self.query_expansion is not None and self.max_query_length is not None:
+            raise ValueError("query_expansion is how long queries are; leave max_query_length out")
+        if self.guide is not None and self.loss == "kl":
+            raise ValueError("guide is for in-batch negatives, and loss=kl has none; leave it out")
+        return self
 
 
 class NegativesConfig(Section):

@@ -90,11 +90,13 @@ class _KillAt(NoTracker):
 
 
 def killed(out: Path, moment: str) -> None:
-    """Train until `moment`: "step N"; "in checkpoint N" (its weights are written, the rest is not); "between
-    checkpoints N" (it is written, and does not yet count)."""
+    """Train until `moment`: "step N"; "epoch to step N" (the checkpoint before is of an epoch's end); "in checkpoint N"
+    (its weights are written, the rest is not); "between checkpoints N" (it is written, and does not yet count)."""
     kind, number = moment.rsplit(" ", 1)
     if kind == "step":
         train(out, tracker=_KillAt(int(number)))
+    if kind == "epoch to step":
+        train(out, CONFIG.model_copy(update={"checkpoint_every": 7}), tracker=_KillAt(int(number)))
     method = {"in checkpoint": "_save_optimizer_and_scheduler", "between checkpoints": "_save_rng_state"}[kind]
     original: Callable[..., None] = getattr(FitTrainer, method)
 

@@ -17,7 +17,7 @@ from jointrag.jsonl import read_jsonl
 from jointrag.tracking import NoTracker
 from jointrag.types import Passage, Question
 from trainers.embedding import train
-from trainers.retrieval.questions import Held, read_dev, read_pairs, retrieval_metrics
+from trainers.retrieval.questions import Corpus, Held, read_dev, read_pairs, retrieval_metrics
 
 SMALL = ScratchEncoder(hidden_size=64, num_layers=1, num_heads=2, max_length=32)
 TRAINED = RetrieverConfig(encoder=SMALL, num_epochs=6, batch_size=32, learning_rate=2e-3)
@@ -45,8 +45,7 @@ def test_training_raises_recall(world: Path, tmp_path: Path, caplog: pytest.LogC
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
     encoder = Encoder.load(tmp_path / "model", "cpu")  # what was saved is what was measured
-    passages = {passage.id: passage for passage in read_jsonl(world / "corpus.jsonl", Passage)}
-    dev = read_dev(world / "questions" / "dev.jsonl", passages, seed=1)
+    dev = read_dev(world / "questions" / "dev.jsonl", Corpus(world / "corpus.jsonl"), seed=1)
     assert retrieval_metrics(encoder, dev)["recall@1"] == pytest.approx(metrics["retriever/recall@1"])
 
 
@@ -187,6 +186,14 @@ def test_training_files_of_every_kind(world: Path, tmp_path: Path, kind: str, se
     assert Encoder.load(tmp_path / "run" / "model", "cpu").dim == 64
 
 
+def test_preferences_take_the_place_of_gold_passages(world: Path, tmp_path: Path) -> None:
+    write_file(world, tmp_path / "preferences.jsonl", "scored")
+    config = TRAINED.model_copy(update={"supervision": "preference"})
+    metrics = train(config, prepared=world, preferences=tmp_path, seed=0, out=tmp_path / "run", device="cpu")
+    assert metrics["retriever/pairs"] == 128
+    assert metrics["retriever/recall@1"] > metrics["retriever/start_recall@1"]
+
+
 def test_a_teacher_is_imitated(world: Path, tmp_path: Path) -> None:
     """Its vectors are wider than the model's: a linear layer makes up for it."""
     texts = [passage.contents for passage in read_jsonl(world / "corpus.jsonl", Passage)]
@@ -230,11 +237,11 @@ def test_a_guide_keeps_likely_positives_from_being_negatives(retriever_dir: Path
     texts = ["Gina Gross lives in New Pell.", "Ada Adler lives in Port Nevin.", "Hugo Haas was born in New Pell."]
     groups = [Group(queries[0], (texts[0], texts[1]), (1.0, 0.0)), Group(queries[1], (texts[2],), (1.0,))]
     found = learner(**learner.collate(groups))["loss"]
-    vectors = [model.encode(part, convert_to_tensor=True) for part in (queries, texts)]
+    of_queries, of_texts = (model.encode(part, convert_to_tensor=True) for part in (queries, texts))
     positive = torch.tensor([0, 2])
-    masked = guided(*vectors, positive)
+    masked = guided(of_queries, of_texts, positive)
     assert masked[0].tolist() == [False, True, False]  # the passage about Ada is closer than the "positive"
-    expected = in_batch_softmax(*vectors, positive, temperature=TRAINED.temperature, masked=masked)
+    expected = in_batch_softmax(of_queries, of_texts, positive, temperature=TRAINED.temperature, masked=masked)
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -243,6 +250,7 @@ def test_settings_that_do_not_go_together() -> None:
         ({"held_out": 0.1}, "held_out goes with data"),
         ({"loss": "scores"}, "the prepared questions have neither scores nor negatives"),
         ({"num_negatives": 1}, "the prepared questions have neither scores nor negatives"),
+        ({"data": "x.jsonl", "supervision": "preference"}, "supervision=preference is for the prepared questions"),
         ({"data": "x.jsonl", "teacher": {"vectors": "v"}, "held_out": 0.1}, "held_out is for questions"),
         ({"data": "x.jsonl", "teacher": {"vectors": "v"}, "guide": "m"}, "guide is for losses with negatives"),
     ):

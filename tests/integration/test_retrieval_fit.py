@@ -50,7 +50,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("moment, left", [
-    ("step 7", ["checkpoint-4"]), ("in checkpoint 8", ["checkpoint-4", "checkpoint-8"]),
+    ("step 7", ["checkpoint-4"]), ("epoch to step 8", ["checkpoint-7"]),
+    ("in checkpoint 8", ["checkpoint-4", "checkpoint-8"]),
     ("between checkpoints 16", ["checkpoint-12", "checkpoint-16"]),
 ])  # fmt: skip
 def test_killed_training_ends_with_the_same_weights(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -68,12 +69,12 @@ def test_gradients_are_those_of_one_padded_batch(name: str) -> None:
 def test_one_score_per_row() -> None:
     torch.manual_seed(0)
     config = BertConfig(vocab_size=len(WORDS) + 4, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-                        intermediate_size=32, num_labels=1)  # fmt: skip
+                        intermediate_size=32, id2label={0: "relevant"})  # fmt: skip
     model = BertForSequenceClassification(config).eval()
     features = tokens(tiny_encoder(), sentences(11, seed=3))
-    given = {name: features[name] for name in ("input_ids", "attention_mask")}
-    parts = run_by_length(lambda part: model(**part), given, 40)
-    torch.testing.assert_close(parts["logits"], model(**given).logits, atol=1e-6, rtol=1e-5)
+    inputs = {name: features[name] for name in ("input_ids", "attention_mask")}
+    parts = run_by_length(lambda part: model(**part), inputs, 40)
+    torch.testing.assert_close(parts["logits"], model(**inputs).logits, atol=1e-6, rtol=1e-5)
     assert parts["logits"].shape == (11, 1)
 
 
@@ -90,6 +91,33 @@ def test_plain_values_reach_every_part() -> None:
     features = {"attention_mask": torch.ones(4, 2), "modality": "text", "prompt_length": 3, "scale": torch.tensor(2.0)}
     for part in split_by_length(features, 2, 0.0):
         assert (part.features["modality"], part.features["prompt_length"], part.features["scale"]) == ("text", 3, 2)
+
+
+def test_packed_texts() -> None:
+    """As sentence-transformers gives them to flash attention: one row of all tokens, and where each text begins."""
+    from transformers import DataCollatorWithFlattening
+
+    texts = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10], [11]]
+    collate = DataCollatorWithFlattening(return_seq_idx=True, return_flash_attn_kwargs=True, return_position_ids=True)
+    features = collate([{"input_ids": text} for text in texts])
+    sizes = []
+
+    def forward(part: Features) -> Features:
+        ids, starts = part["input_ids"][0].float(), part["cu_seq_lens_q"].tolist()
+        sizes.append(len(ids))
+        pieces = [ids[start:end] for start, end in pairwise(starts)]
+        assert part["position_ids"][0].tolist() == [place for piece in pieces for place in range(len(piece))]
+        padded = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True)[..., None]
+        return {
+            **part,
+            "sentence_embedding": torch.stack([piece.sum() for piece in pieces]),
+            "token_embeddings": padded,
+        }
+
+    joined = run_by_length(forward, features, tokens_per_forward=5)
+    assert sizes == [4, 2, 5]
+    assert joined["sentence_embedding"].tolist() == [sum(text) for text in texts]
+    assert joined["token_embeddings"].squeeze(-1).tolist() == [text + [0] * (4 - len(text)) for text in texts]
 
 
 @settings(deadline=None, max_examples=60)

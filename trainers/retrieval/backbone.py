@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from sentence_transformers.base.modules import Transformer
@@ -23,18 +23,37 @@ _TASKS = {"sequence-classification": "SEQ_CLS", "text-generation": "CAUSAL_LM"} 
 
 
 def load(
-    kind: Callable[..., Model], name: str, setting: str, *, device: str = "auto", trust_remote_code: bool = False, **given: Any
+    kind: Callable[..., Model],
+    name: str,
+    setting: str,
+    *,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    **given: Any,
 ) -> Model:
     """A sentence-transformers model of this class. Raises ValueError that names the setting `name` came from."""
     try:
         target = None if device == "auto" else device
         return kind(name, device=target, trust_remote_code=trust_remote_code, **given)  # type: ignore[call-arg]
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         code = "" if trust_remote_code or "trust_remote_code" not in str(error) else " (its authors' code would be run)"
         raise ValueError(
             f"{setting}={name!r} cannot be loaded ({error}){code}; give a folder or a Hugging Face name, and download "
             "the model beforehand where there is no network"
         ) from None
+
+
+def precision_of(settings: TrainingSettings, device: str) -> Literal["float32", "bf16", "fp16"]:
+    """What settings.precision comes to on this type of device."""
+    if settings.precision != "auto":
+        return settings.precision
+    return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def autocast(settings: TrainingSettings, device: str) -> torch.autocast:
+    """Measure a model on a GPU in the precision in which it is trained; on a CPU in float32."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision_of(settings, device))
+    return torch.autocast(device, dtype, enabled=device == "cuda" and dtype is not None)
 
 
 def prepare(model: Any, settings: TrainingSettings, name: str) -> None:
@@ -45,7 +64,7 @@ def prepare(model: Any, settings: TrainingSettings, name: str) -> None:
     check_padding(model, name)
     for setting in ("max_length", "max_query_length"):
         check_length(model, getattr(settings, setting), setting, name)
-    if settings.lora is None or settings.precision == "float32" or not torch.cuda.is_available():
+    if settings.lora is None or precision_of(settings, model.device.type) == "float32":
         model.float()  # a frozen model under adapters may stay as it was stored
     if settings.lora is not None:
         add_adapters(model, settings.lora)

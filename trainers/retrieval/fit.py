@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainingArguments
 
 from jointrag.config import TrainingSettings
@@ -30,6 +29,7 @@ from jointrag.jsonl import write_atomically
 from jointrag.tracking import NoTracker, Tracker
 from trainers.parallel import Team
 from trainers.retrieval.ahead import Ahead
+from trainers.retrieval.backbone import precision_of
 from trainers.retrieval.groups import BatchesByLength, BatchesWithoutDuplicates
 from trainers.retrieval.learner import Learner
 from trainers.retrieval.trainer import WHOLE, FitTrainer
@@ -162,9 +162,7 @@ def _arguments(
     settings: TrainingSettings, learner: Learner[Any], num_batches: int, seed: int, folder: Path
 ) -> TrainingArguments:
     device = next(learner.parameters()).device.type
-    precision = settings.precision
-    if precision == "auto":
-        precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    precision = precision_of(settings, device)
     num_steps = math.ceil(num_batches / settings.gradient_accumulation * settings.num_epochs)
     return TrainingArguments(
         output_dir=str(folder),

@@ -7,6 +7,9 @@ A batch for in-batch negatives must be mixed, so its texts cannot be chosen by l
 rows are sorted, cut into parts, and each part is trimmed to its own longest row. With an attention mask a row's output
 does not depend on its neighbours, so this is exact; with padding on the left it is for models whose positions are
 relative (rotary), as those that pad there are. Only dropout draws other masks, of the same distribution.
+
+Where the model packs its texts (sentence-transformers does with flash attention), there is no padding to begin with: a
+part is then some texts in a row, as many as `tokens_per_forward` lets in.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sentence_transformers.base.losses.gradcache import _create_minibatch, _minibatch_ranges
 from torch import Tensor
 
 Features = dict[str, Any]  # what a sentence-transformers model takes: tensors [rows, …], and a few plain values
 Forward = Callable[[Features], Mapping[str, Any]]
+_PACKED = "cu_seq_lens_q"  # the feature of a packed batch that says where each text begins
 _PER_TOKEN = ("token_embeddings", "attention_mask", "input_ids")  # outputs [rows, tokens, …]; others are per row
 
 
@@ -47,6 +52,9 @@ def split_by_length(features: Features, tokens_per_forward: int, most_padding: f
 
     A part has at most `tokens_per_forward` places (or is one row) and at most the share `most_padding` of padding.
     """
+    if _PACKED in features:
+        ranges = _minibatch_ranges(features, 1, tokens_per_forward)
+        return [Part(torch.arange(start, end), 0, _create_minibatch(features, start, end)) for start, end in ranges]
     used = _used_columns(features)  # [rows, columns]
     rows, columns = used.shape
     counts = used.sum(1)
@@ -65,18 +73,20 @@ def split_by_length(features: Features, tokens_per_forward: int, most_padding: f
 
 def join(outputs: Sequence[Mapping[str, Any]], parts: Sequence[Part], features: Features) -> dict[str, Tensor]:
     """The outputs of all parts as those of one batch."""
-    rows, columns = _used_columns(features).shape
     back = torch.argsort(torch.cat([part.rows for part in parts]))
     joined: dict[str, Tensor] = {}
     for name, sample in outputs[0].items():
-        if not isinstance(sample, Tensor) or sample.ndim == 0 or len(sample) != len(parts[0].rows):
+        if not isinstance(sample, Tensor) or sample.ndim == 0:
             continue
         pieces = [output[name] for output in outputs]
+        if any(len(piece) != len(part.rows) for piece, part in zip(pieces, parts, strict=True)):
+            continue
         if name in _PER_TOKEN:
+            packed = _PACKED in features
+            columns = max(piece.shape[1] for piece in pieces) if packed else features["attention_mask"].shape[1]
             pieces = [_widen(piece, part.first, columns) for piece, part in zip(pieces, parts, strict=True)]
         if len({piece.shape[1:] for piece in pieces}) == 1:
             joined[name] = torch.cat(pieces)[back.to(sample.device)]
-    assert all(len(tensor) == rows for tensor in joined.values())
     return joined
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from evaluation.rankings import search
@@ -34,6 +35,17 @@ class Held:
     gold: tuple[frozenset[int], ...] = ()
 
 
+class Corpus:
+    """The prepared passages by id, read when they are first asked for: not every training needs them."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    @cached_property
+    def passages(self) -> dict[str, Passage]:
+        return {} if self._path is None else {passage.id: passage for passage in read_jsonl(self._path, Passage)}
+
+
 def read_pairs(path: Path, passages: dict[str, Passage]) -> list[tuple[str, str]]:
     """(question, contents of a gold passage): one pair per gold passage.
 
@@ -46,9 +58,12 @@ def read_pairs(path: Path, passages: dict[str, Passage]) -> list[tuple[str, str]
     ]
 
 
-def read_dev(path: Path, passages: dict[str, Passage], seed: int) -> Held:
+def read_dev(path: Path, corpus: Corpus, seed: int) -> Held:
     """The first dev questions whose gold passages are known. Raises ValueError as `read_pairs` does."""
     questions = [question for question in read_jsonl(path, Question) if question.gold_passages][:_MOST_QUESTIONS]
+    if not questions:
+        return Held()
+    passages = corpus.passages
     gold = [[passages[name].contents for name in _gold(path, question, passages)] for question in questions]
     return _held([q.text for q in questions], gold, [p.contents for p in passages.values()], seed)
 
