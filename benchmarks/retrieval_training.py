@@ -154,7 +154,8 @@ def speed_cases(kind: Kind, name: str, groups: Groups, effort: Effort) -> list[C
     found = []
     for other in NAMES:
         each = {side: detail[side] for side in ("ours", other)}
-        ratios = [mine.samples_per_s / its.samples_per_s for mine, its in zip(runs["ours"], runs[other], strict=True)]
+        ratios = [its.seconds / mine.seconds for mine, its in zip(runs["ours"], runs[other], strict=True)]
+        cpu_ratios = [its.cpu_seconds / mine.cpu_seconds for mine, its in zip(runs["ours"], runs[other], strict=True)]
         found += [
             compared(
                 f"{name}, {NAMES[other]}",
@@ -162,7 +163,11 @@ def speed_cases(kind: Kind, name: str, groups: Groups, effort: Effort) -> list[C
                 _median(runs[other], lambda run: run.samples_per_s),
                 f"{kind.sample}/s",
                 TARGETS[name, other],
-                {**each, "ratio_of_each_round": [round(ratio, 2) for ratio in ratios]},
+                {
+                    **each,
+                    "ratios": [round(ratio, 2) for ratio in ratios],
+                    "cpu_ratios": [round(ratio, 2) for ratio in cpu_ratios],
+                },
             ),
             compared(
                 f"{name}, {NAMES[other]}: padding",
@@ -197,7 +202,8 @@ def probe(kind: Kind, side: str, groups: Groups) -> float:
 
 def _detail(runs: Sequence[Run]) -> dict[str, Any]:
     return {
-        "samples_per_s": [round(run.samples_per_s, 3) for run in runs],
+        "seconds": [round(run.seconds, 2) for run in runs],
+        "cpu_seconds": [round(run.cpu_seconds, 2) for run in runs],
         "tokens_per_s": round(_median(runs, lambda run: run.tokens_per_s)),
         "tokens": runs[0].tokens,
         "places": runs[0].places,

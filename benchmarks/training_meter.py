@@ -22,6 +22,7 @@ class Run:
     """What was seen of some steps. A place is a row and column of a batch, with a token in it or padding."""
 
     seconds: float
+    cpu_seconds: float  # of all threads: what other processes take away does not count
     num_samples: int
     places: int
     tokens: int
@@ -47,7 +48,7 @@ class Meter:
     def __init__(self, model: Any) -> None:
         self.losses: list[Tensor] = []  # whoever trains adds them
         self._model = model
-        self._marks: list[float] = []  # when the first batch came, then the end of each step
+        self._marks: list[tuple[float, float]] = []  # clock, and the process's own seconds: first batch, steps' ends
         self._forwards: list[tuple[int, Tensor]] = []  # places, tokens
         self._hooks: list[Any] = []
 
@@ -63,8 +64,10 @@ class Meter:
     def run(self, samples_per_step: int) -> Run:
         num_steps = len(self._marks) - 1
         assert num_steps > 0
+        (start, cpu_start), (end, cpu_end) = self._marks[0], self._marks[-1]
         return Run(
-            seconds=self._marks[-1] - self._marks[0],
+            seconds=end - start,
+            cpu_seconds=cpu_end - cpu_start,
             num_samples=num_steps * samples_per_step,
             places=sum(places for places, _ in self._forwards),
             tokens=sum(int(tokens) for _, tokens in self._forwards),
@@ -80,4 +83,4 @@ class Meter:
     def _mark(self) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self._marks.append(time.perf_counter())
+        self._marks.append((time.perf_counter(), time.process_time()))

@@ -76,7 +76,7 @@ def trainer(kind: Kind, model: Any, groups: Any, *, num_steps: int, in_order: bo
     loss.register_forward_hook(lambda _, given, found: meter.losses.append(found.detach()))
     order: dict[str, Any] = {}
     if in_order:
-        order["batch_sampler"] = lambda rows, **given: DefaultBatchSampler(SequentialSampler(rows), **given)
+        order["batch_sampler"] = lambda rows, **given: DefaultBatchSampler(SequentialSampler(rows), **given)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as out:
         arguments = kind.their_arguments(
             output_dir=out,

@@ -182,7 +182,7 @@ def write_model(folder: Path, shape: Shape, groups: MadeUp) -> None:
         intermediate_size=shape.intermediate_size,
         max_position_embeddings=8194,
         type_vocab_size=1,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=special.index("<pad>"),
         bos_token_id=None,
         eos_token_id=None,
     )

