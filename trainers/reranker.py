@@ -27,15 +27,14 @@ from jointrag.config import DecoderFormat, RerankerConfig
 from jointrag.encoders import no_bars_in_logs
 from jointrag.tracking import NoTracker, Tracker
 from trainers.parallel import Team
-from trainers.retrieval.backbone import check_length, check_padding, load, prepare
+from trainers.retrieval.backbone import check_length, check_padding, load
 from trainers.retrieval.decoder_format import as_reranker, check_room, is_bare_decoder, load_decoder
-from trainers.retrieval.fit import fit
 from trainers.retrieval.forward import Features
 from trainers.retrieval.groups import BatchesByLength, Group, Groups
-from trainers.retrieval.held_out import RECORDS, held_out, training_file
+from trainers.retrieval.held_out import fit_and_measure, open_split
 from trainers.retrieval.learner import Batch, Learner, Outputs
 from trainers.retrieval.ranking_losses import LOSSES, Grouped, group, kl
-from trainers.retrieval.records import Records, open_records
+from trainers.retrieval.records import Need, Records
 
 logger = logging.getLogger(__name__)
 NAME = "reranker"
@@ -46,55 +45,39 @@ _HIGHEST_GRADE = 20  # lambda: nDCG's gain is 2^grade
 def train(
     config: RerankerConfig,
     *,
-    data: Path | Sequence[Path] | None = None,
-    negatives: Path | None = None,
     seed: int,
     out: Path,
+    data: Path | Sequence[Path] | None = None,
+    dev: Path | None = None,
+    negatives: Path | None = None,
     device: str = "auto",
     tracker: Tracker = NoTracker(),
-    dev: Path | None = None,
 ) -> dict[str, float]:
-    """Train on `data`, config.data or what was mined into `negatives` (trainers/negatives.py), and write out/model.
+    """Train on `data` (or config.data, or what was mined into the folder `negatives`) and write out/model.
 
-    Returns reranker/loss, and on the questions of `dev` (or those held out) reranker/ndcg@10, mrr@10 and map; the same
-    before training as reranker/start_…. Raises ValueError, before training, for what could not work: data that
-    does not fit the loss, a length beyond the model's, an answer that is not a token of a decoder.
+    Returns reranker/loss, and on the questions of `dev` (or config.dev, or those held out of the data) ndcg@10, mrr@10
+    and map as reranker/…, before training as reranker/start_…. Raises ValueError, before training, for what could not
+    work: data that does not fit the loss, a length beyond the model's, an answer that is not a token of a decoder.
     """
     from transformers import set_seed
 
-    team = Team.join(device)
+    Team.join(device)  # before a model is loaded
     no_bars_in_logs()
-    cache = out.parent / RECORDS
-    data, dev = data or training_file(NAME, config.data, negatives), dev or config.dev
-    records, held = held_out(
-        open_records(data, cache=cache, needs=frozenset({"scores"} if config.loss in _OF_A_TEACHER else ())),
-        config.held_out,
-        seed=seed,
-        dev=None if dev is None else open_records(dev, cache=cache),
-        relevant_from=config.relevant_from,
-    )
+    needs: frozenset[Need] = frozenset({"scores"}) if config.loss in _OF_A_TEACHER else frozenset()
+    records, held = open_split(config, NAME, data, dev, negatives, seed=seed, out=out, needs=needs)
     groups = make_groups(config, records, seed)
     logger.info("%s · %d groups, loss %s", records.report, len(groups), config.loss)
     set_seed(seed)
-    model = make_model(config, device)
-    before = {} if held is None or not team.is_first else held.measure(model)
-    before = team.gather([before] if team.is_first else [])[0]
-    prepare(model, config, config.model)
-    result = fit(
-        RerankerLearner(model, config),
+    return fit_and_measure(
+        RerankerLearner(make_model(config, device), config),
         groups,
-        config,
+        held,
+        name=NAME,
+        model_name=config.model,
         seed=seed,
         out=out,
         tracker=tracker,
-        evaluate=None if held is None else partial(held.measure, model),
-        name=NAME,
         order=BatchesByLength,
-    )
-    return (
-        {f"{NAME}/loss": result.loss}
-        | {f"{NAME}/start_{name}": value for name, value in before.items()}
-        | {f"{NAME}/{name}": value for name, value in result.metrics.items()}
     )
 
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from jointrag.config import RerankerConfig
+from jointrag.config import LateInteractionConfig, RerankerConfig
 from tests.rerankers import WORDS, tiny_bert, write
+from trainers.late_interaction import LateInteractionLearner, Loss
+from trainers.late_interaction import make_groups as make_late_groups
+from trainers.late_interaction import make_model as make_late_interaction
 from trainers.parallel import Team
 from trainers.reranker import RerankerLearner, make_groups, make_model
 from trainers.retrieval.fit import fit
-from trainers.retrieval.groups import BatchesByLength
-from trainers.retrieval.learner import Learner
+from trainers.retrieval.groups import BatchesByLength, BatchesWithoutDuplicates
 from trainers.retrieval.records import Records, open_records
 
 
@@ -28,11 +31,10 @@ def scored(out: Path) -> Records:
     for i, word in enumerate(WORDS[:12]):
         texts = [" ".join(WORDS[i + j : i + 3 * j + 2]) for j in range(2 + i % 4)]
         lines.append({"query": f"{word} {WORDS[-1]}", "pos": texts, "scores": [float(j) for j in range(len(texts))]})
-    return open_records(write(out / "scored.jsonl", lines), cache=out / ".records")
-
-
-def weights(learner: Learner) -> dict[str, Tensor]:
-    return {name: weight.detach().clone() for name, weight in learner.model.named_parameters()}
+    if Team.join("cpu").is_first:
+        write(out / "scored.jsonl", lines)
+    Team.join("cpu").wait()
+    return open_records(out / "scored.jsonl", cache=out / ".records")
 
 
 def _folder(out: Path) -> Path:
@@ -54,8 +56,30 @@ def reranking(out: Path) -> dict[str, Tensor]:
     learner = RerankerLearner(make_model(config, "cpu"), config)
     groups = make_groups(config, scored(folder), seed=0)
     fit(learner, groups, config, seed=0, out=folder, name="reranker", order=BatchesByLength)
-    return weights(learner)
+    return {name: weight.detach().clone() for name, weight in learner.model.named_parameters()}
 
+
+def late_interaction(out: Path) -> dict[str, Tensor]:
+    """Weights after training on in-batch negatives, then on scores."""
+    folder = _folder(out)
+    given = {"model": str(folder / "start"), "dim": 16, "batch_size": 4, "learning_rate": 1e-3, "num_epochs": 1}
+    config = LateInteractionConfig.model_validate(given)
+    torch.manual_seed(0)
+    model = make_late_interaction(config, "cpu")
+    pairs = [{"query": f"{word} deso", "pos": [" ".join(WORDS[: i + 1])]} for i, word in enumerate(WORDS[:12])]
+    if Team.join("cpu").is_first:
+        write(folder / "pairs.jsonl", pairs)
+    Team.join("cpu").wait()
+    records = {"in_batch": open_records(folder / "pairs.jsonl", cache=folder / ".records"), "kl": scored(folder)}
+    runs: list[tuple[Loss, Any]] = [("in_batch", BatchesWithoutDuplicates), ("kl", BatchesByLength)]
+    for loss, order in runs:
+        learner = LateInteractionLearner(model, config, loss)
+        groups = make_late_groups(config, loss, records[loss], seed=0)
+        fit(learner, groups, config, seed=0, out=folder / loss, name=loss, order=order)
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+
+RUNS = {"reranking": reranking, "late_interaction": late_interaction}
 
 if __name__ == "__main__":
-    torch.save({"reranking": reranking}[sys.argv[1]](Path(sys.argv[2])), Path(sys.argv[2]) / f"{os.environ['RANK']}.pt")
+    torch.save(RUNS[sys.argv[1]](Path(sys.argv[2])), Path(sys.argv[2]) / f"{os.environ['RANK']}.pt")
