@@ -89,10 +89,20 @@ def test_killed_after_the_last_step(undisturbed: dict[str, Tensor], tmp_path: Pa
 
 
 def test_checkpoints_of_another_training_are_not_taken(tmp_path: Path) -> None:
-    (tmp_path / CHECKPOINTS).mkdir()
-    (tmp_path / CHECKPOINTS / "training.json").write_text('{"name": "retriever", "seed": 1}')
-    with pytest.raises(ValueError, match=r"checkpoints of another training \(.*seed.* differ\); delete it"):
-        train(tmp_path)
+    class Stop(NoTracker):
+        def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, tracker=Stop())
+    with pytest.raises(
+        ValueError, match=r"checkpoints of another training \(learning_rate, weight_decay differ\); delete it"
+    ):
+        train(tmp_path, with_(learning_rate=1e-3, weight_decay=0.1))
+    with pytest.raises(ValueError, match=r"another training \(examples, num_negatives differ\)"):  # other texts
+        train(tmp_path, with_(num_negatives=1))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, with_(evaluate_every=2, tokens_per_forward=80), tracker=Stop())  # these may change
 
 
 # ---- gradients -------------------------------------------------------------------------------------------------------

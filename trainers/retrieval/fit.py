@@ -12,6 +12,7 @@ no numbers are skipped, and those that cannot teach anything are pointed out (wa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -38,6 +39,7 @@ from trainers.retrieval.watch import Progress
 logger = logging.getLogger(__name__)
 CHECKPOINTS = ".checkpoints"
 _TRAINING = "training.json"
+_SAMPLED = 64  # examples that are compared
 
 Evaluate = Callable[[], dict[str, float]]
 
@@ -82,7 +84,7 @@ def fit(
     batches = order(data, batch_size=size, seed=seed, rank=team.rank, world_size=team.size)
     started = time.monotonic()
     folder = out / CHECKPOINTS
-    _same_training(folder, {"name": name, "seed": seed, "examples": len(data), **_numbers(settings)}, team)
+    _same_training(folder, {"name": name, "seed": seed, **_numbers(settings), "examples": _sample(data)}, team)
     ahead = Ahead(learner.collate, data, batches)
     progress = Progress(name, tracker if team.is_first else NoTracker(), team.is_first)
     trainer = FitTrainer(
@@ -122,6 +124,13 @@ def _numbers(settings: TrainingSettings) -> dict[str, Any]:
     """The settings that training depends on: one may evaluate more often, or in other parts, and still go on."""
     free = {"evaluate_every", "checkpoint_every", "tokens_per_forward", "most_padding"}
     return settings.model_dump(mode="json", exclude=free)
+
+
+def _sample(data: Any) -> str:
+    """How many examples there are, and a hash of some: a file that was changed is told from the one before."""
+    places = sorted({i * len(data) // _SAMPLED for i in range(_SAMPLED)})
+    digest = hashlib.blake2b("\n".join(repr(data[0, place]) for place in places).encode(), digest_size=8)
+    return f"{len(data)} {digest.hexdigest()}"
 
 
 def _same_training(folder: Path, training: dict[str, Any], team: Team) -> None:
