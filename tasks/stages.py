@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from jointrag.artifacts import Artifact, outside
-from jointrag.config import CorpusDataset, FilesDataset, LateInteractionConfig, PretrainedEncoder, PretrainedLM, RerankerConfig
+from jointrag.config import (
+    CorpusDataset,
+    FilesDataset,
+    LateInteractionConfig,
+    PretrainedEncoder,
+    PretrainedLM,
+    RerankerConfig,
+)
 from jointrag.own_code import source_file
 from tasks.run import Run, Stage
 from tasks.serve import RetrievalServer
