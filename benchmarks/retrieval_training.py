@@ -61,7 +61,7 @@ class Effort:
 
     rounds: int
     num_steps: int  # of a round
-    check_steps: int = 2  # of the comparison of losses, half a batch each
+    check_steps: int = 2  # of the comparison of losses, with half the queries
 
 
 def minilm() -> str:
@@ -97,9 +97,9 @@ DATA: dict[str, Callable[[Path, Path], Path]] = {"t2ranking": t2ranking, "musiqu
 
 
 def open_groups(name: str, num_negatives: int, samples: Path, folder: Path) -> Groups:
-    """A group for every positive, with negatives of its query."""
+    """A group for every positive, with negatives of its query. Six queries of t2ranking have some of them twice."""
     records = open_records(DATA[name](samples, folder), cache=folder / "records")
-    return Groups(records, mode="one_positive", seed=0, num_negatives=num_negatives, labels="binary")
+    return Groups(records, mode="one_positive", seed=0, num_negatives=num_negatives, labels="binary", pad="repeat")
 
 
 def columns(examples: Sequence[Group]) -> dict[str, list[str]]:

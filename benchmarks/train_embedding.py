@@ -68,4 +68,4 @@ def padded_loss(model: Any, examples: Sequence[Group]) -> Tensor:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("train_embedding", __doc__, embedding, Effort(rounds=3, num_steps=2)))
+    raise SystemExit(main("train_embedding", __doc__, embedding, Effort(rounds=3, num_steps=1)))

@@ -70,4 +70,4 @@ def padded_loss(model: Any, examples: Sequence[Group]) -> Tensor:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("train_late_interaction", __doc__, late_interaction, Effort(rounds=3, num_steps=2)))
+    raise SystemExit(main("train_late_interaction", __doc__, late_interaction, Effort(rounds=3, num_steps=1)))

@@ -67,4 +67,4 @@ def padded_loss(model: Any, examples: Sequence[Group]) -> Tensor:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("train_reranker", __doc__, reranker, Effort(rounds=3, num_steps=2)))
+    raise SystemExit(main("train_reranker", __doc__, reranker, Effort(rounds=3, num_steps=1)))
