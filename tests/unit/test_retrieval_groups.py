@@ -340,7 +340,10 @@ def test_batches_by_length(tmp_path: Path) -> None:
 def test_in_a_data_loader(tmp_path: Path, num_workers: int) -> None:
     groups = Groups(stored(tmp_path, *triplets(20)), mode="one_positive", num_negatives=2, seed=0)
     batches = BatchesWithoutDuplicates(groups, batch_size=8, seed=0)
-    loader = DataLoader(groups, batch_sampler=batches, collate_fn=list, num_workers=num_workers)
+    context = "spawn" if num_workers else None  # a fork takes over whatever other tests have open
+    loader = DataLoader(
+        groups, batch_sampler=batches, collate_fn=list, num_workers=num_workers, multiprocessing_context=context
+    )
     assert list(loader) == [[groups[key] for key in batch] for batch in batches]
 
 
