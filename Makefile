@@ -49,7 +49,7 @@ check: setup ## lint, format, types, layers, tests
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest
 
-gpu-check: ## tests and benchmarks that need a GPU, in eight minutes (without .venv: PYTHON, with torch, transformers, peft)
+gpu-check: ## tests and benchmarks that need a GPU, in eight minutes (without .venv: PYTHON, with torch, sentence-transformers, peft)
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu.check
 
 clean: down ## delete what the pipeline wrote (stage outputs, runs, records); your own files stay

@@ -252,9 +252,9 @@ def memory(quick: bool) -> list[Case]:
 def probe(setup: Setup, side: str) -> dict[str, float]:
     """Load, take one step, and say what it took."""
     loop = setup.loop(side)
-    loaded = _resident_mib("VmRSS")
+    loaded = record.resident_mib("VmRSS")
     step = loop.step()
-    peak = _resident_mib("VmHWM")
+    peak = record.resident_mib("VmHWM")
     return {
         "rise_mib": peak - loaded,
         "peak_mib": peak,
@@ -269,15 +269,6 @@ def probe(setup: Setup, side: str) -> dict[str, float]:
 
 def _rounds(quick: bool) -> int:
     return 1 if quick else ROUNDS
-
-
-def _resident_mib(name: str) -> float:
-    """VmRSS: resident now; VmHWM: its peak. getrusage's maximum will not do: a child starts with its parent's."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        raise SystemExit("peak memory is read from /proc/self/status, which this system lacks; leave out: --cases")
-    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return int(fields[name].split()[0]) / 1024
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 from jointrag.jsonl import write_atomically
 
-PACKAGES = ("torch", "transformers", "peft", "numpy")
+PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "numpy")
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,15 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resident_mib(name: str) -> float:
+    """VmRSS: resident now; VmHWM: its peak. getrusage's maximum will not do: a child starts with its parent's."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        raise SystemExit("peak memory is read from /proc/self/status, which this system lacks")
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(fields[name].split()[0]) / 1024
 
 
 def _rounded(value: float) -> float:

@@ -110,7 +110,22 @@ def _parser(flow: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-STAGES = ("prepare", "retriever", "index", "agent_data", "warm_start", "mappo", "control", "evaluate", "report")
+STAGES = (
+    "prepare",
+    "start_retriever",
+    "preferences",
+    "retriever",
+    "index",
+    "negatives",
+    "late_interaction",
+    "reranker",
+    "agent_data",
+    "warm_start",
+    "mappo",
+    "control",
+    "evaluate",
+    "report",
+)
 
 
 def _checkpoints(parser: argparse.ArgumentParser, given: list[str]) -> dict[str, str]:

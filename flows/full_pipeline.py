@@ -20,7 +20,10 @@ from tasks import stages
 from tasks.publish import publish
 from tasks.serve import RetrievalServer
 
-CHAIN = ("prepare", "retriever", "index", "serve", "agent_data", "warm_start", "mappo", "control", "evaluate", "report")
+CHAIN = (
+    "prepare", "start_retriever", "preferences", "retriever", "index", "serve",
+    "agent_data", "warm_start", "mappo", "control", "evaluate", "report",
+)  # fmt: skip
 
 
 @flow(name="full-pipeline")

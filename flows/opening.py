@@ -7,15 +7,42 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from jointrag.config import PipelineConfig
 from jointrag.preflight import preflight
 from jointrag.presets import resolve
 from tasks.run import Run, open_run
 
 # Spelled out, because Prefect's pages make forms of them; a test compares them with configs/ and the stages.
-Preset = Literal["demo", "smoke", "single-gpu", "paper"]
+Preset = Literal["demo", "smoke", "retriever", "single-gpu", "paper"]
 StageName = Literal[
-    "prepare", "retriever", "index", "agent_data", "warm_start", "mappo", "control", "evaluate", "report"
+    "prepare",
+    "start_retriever",
+    "preferences",
+    "retriever",
+    "index",
+    "negatives",
+    "late_interaction",
+    "reranker",
+    "agent_data",
+    "warm_start",
+    "mappo",
+    "control",
+    "evaluate",
+    "report",
 ]
+
+
+def _optional(config: PipelineConfig) -> dict[str, bool]:
+    """Stages that not every run has, and whether this one does."""
+    by_preference = config.retriever.train and config.retriever.supervision == "preference"
+    return {
+        "start_retriever": by_preference,
+        "preferences": by_preference,
+        "negatives": config.mines_negatives,
+        "late_interaction": config.late_interaction is not None,
+        "reranker": config.reranker is not None,
+        "control": config.control.enabled,
+    }
 
 
 @contextmanager
@@ -25,8 +52,8 @@ def opened(
     """The run of this flow. `chain`: the names of its stages in order. Raises ConfigError before anything runs."""
     config = resolve(preset, overrides or {})
     preflight(config)
-    if not config.control.enabled:
-        chain = tuple(name for name in chain if name != "control")
+    left_out = {name for name, wanted in _optional(config).items() if not wanted}
+    chain = tuple(name for name in chain if name not in left_out)
     mlflow_uri = config.tracking.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
     with open_run(config, preset, chain, force or (), mlflow_uri) as run:
         yield run

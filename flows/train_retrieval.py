@@ -1,6 +1,8 @@
-"""Only the retriever: its training and its index.
+"""Only the retrieval models: the embedding model with its index, a late-interaction model, a reranker.
 
 python -m flows.train_retrieval --preset demo
+python -m flows.train_retrieval --preset retriever --set dataset.path=corpus.jsonl --set retriever.data=train.jsonl
+python -m flows.train_retrieval --preset retriever --set reranker.model=BAAI/bge-reranker-base --set reranker.data=…
 """
 
 from __future__ import annotations
@@ -17,13 +19,25 @@ from prefect import flow
 from flows.opening import Preset, StageName, opened
 from tasks import stages
 
+CHAIN = (
+    "prepare", "start_retriever", "preferences", "retriever", "index", "negatives", "late_interaction", "reranker"
+)  # fmt: skip
+
 
 @flow(name="train-retrieval")
 def train_retrieval(
     preset: Preset = "demo", overrides: dict[str, Any] | None = None, force: list[StageName] | None = None
-) -> str:
-    """Train the embedding model and build the index. Returns the path of the index."""
-    with opened(preset, overrides, force, ("prepare", "retriever", "index")) as run:
+) -> dict[str, str]:
+    """Train the embedding model and build the index; where the settings have them, a late-interaction model and a
+    reranker. Those learn from files of their own, or from the prepared questions and what the retriever takes for
+    answers. Returns the paths of the index and the models."""
+    with opened(preset, overrides, force, CHAIN) as run:
         prepared = stages.prepare(run)
         retriever = stages.retriever(run, prepared)
-        return str(stages.index(run, prepared, retriever).path)
+        made = {"retriever": retriever, "index": stages.index(run, prepared, retriever)}
+        negatives = stages.negatives(run, prepared, retriever) if run.config.mines_negatives else None
+        if run.config.late_interaction:
+            made["late_interaction"] = stages.late_interaction(run, negatives)
+        if run.config.reranker:
+            made["reranker"] = stages.reranker(run, negatives)
+        return {name: str(artifact.path) for name, artifact in made.items()}

@@ -65,15 +65,18 @@ class SearchIndex:
 
         An approximate index may find fewer. Scores are inner products.
         """
-        if k < 1:
-            raise ValueError(f"k={k}: ask for at least one passage")
-        if len(vectors) == 0:
-            return []
-        scores, positions = self._index.search(vectors, min(k, len(self.corpus)))  # type: ignore[call-arg]
+        positions, scores = self.nearest(vectors, k)
         return [
             [Hit(self.corpus[i], score) for score, i in zip(row, ids, strict=True) if i >= 0]
             for row, ids in zip(scores.tolist(), positions.tolist(), strict=True)
         ]
+
+    def nearest(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The same as places in the corpus and scores, [queries, k or the corpus's size]; place -1: none found."""
+        if k < 1:
+            raise ValueError(f"k={k}: ask for at least one passage")
+        scores, positions = self._index.search(vectors, min(k, len(self.corpus)))  # type: ignore[call-arg]
+        return positions, scores
 
 
 def build(config: IndexConfig, *, prepared: Path, retriever: Path, out: Path, device: str = "auto") -> dict[str, float]:

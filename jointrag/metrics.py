@@ -25,6 +25,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 
 Metric = Callable[[str, Sequence[str]], float]
 
@@ -41,6 +42,16 @@ _BY_CHARACTER = (  # written without spaces: iteration and closing marks, kana, 
 )
 
 
+def is_by_character(word: str) -> bool:
+    """True for a single Chinese or Japanese character, which counts as a word."""
+    return len(word) == 1 and _is_by_character(word)
+
+
+@cache
+def _is_by_character(character: str) -> bool:
+    return any(low <= ord(character) <= high for low, high in _BY_CHARACTER)
+
+
 class _CharacterTable(dict[int, str]):
     """For str.translate: drops punctuation and invisible marks, puts spaces round Chinese and Japanese characters."""
 
@@ -49,7 +60,7 @@ class _CharacterTable(dict[int, str]):
         category = unicodedata.category(character)
         if character in string.punctuation or category[0] == "P" or category == "Cf":
             result = ""
-        elif any(low <= code <= high for low, high in _BY_CHARACTER):
+        elif is_by_character(character):
             result = f" {character} "
         else:
             result = character

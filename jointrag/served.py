@@ -5,6 +5,11 @@
 
 Its responses are texts, without token ids or log-probabilities: it can be evaluated, not trained. Nor can its tokens be
 restricted: where a prompt has choices, the agent that asked reads whatever was written and charges bad form.
+
+    logprobs = lm.response_logprobs(turns)   # of responses that are given: jointrag.likelihood, on a server
+
+This needs a server that returns the log-probabilities of its prompt: completions with `echo` and `logprobs`, as vLLM
+has and `transformers serve` has not.
 """
 
 from __future__ import annotations
@@ -12,9 +17,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -23,14 +28,20 @@ from requests.auth import AuthBase
 
 from jointrag.config import ServedConfig
 from jointrag.generation import Completion, Sampling
-from jointrag.types import Prompt
+from jointrag.types import Prompt, Turn
 
+T = TypeVar("T")
+R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 TRIES = 6
 FIRST_PAUSE_S = 0.5  # doubled after every try: 15 s in all, unless the server says how long to wait
 LONGEST_PAUSE_S = 60.0
 WORTH_ANOTHER_TRY = (408, 409, 429, 500, 502, 503, 504)
+_NEEDED = (
+    "Scoring a given text needs a server that returns the log-probabilities of its prompt: vLLM does, transformers "
+    "serve does not. Take such a server, or a model in this process"
+)
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -43,10 +54,12 @@ class ServedLM:
 
     def __init__(self, config: ServedConfig) -> None:
         self.config = config
-        self.url = f"{config.base_url.rstrip('/')}/chat/completions"
+        base_url = config.base_url.rstrip("/")
+        self.url = f"{base_url}/chat/completions"
+        self.completions_url = f"{base_url}/completions"
         self._session = requests.Session()
-        self._session.mount(self.url, HTTPAdapter(pool_maxsize=config.num_parallel))
-        if urlsplit(self.url).hostname in LOCAL:
+        self._session.mount(base_url, HTTPAdapter(pool_maxsize=config.num_parallel))
+        if urlsplit(base_url).hostname in LOCAL:
             self._session.trust_env = False  # a proxy from the environment has no business with a local server
         if config.api_key_variable is not None:
             self._session.auth = _Bearer(_key(config))
@@ -60,9 +73,20 @@ class ServedLM:
         bodies = [
             self._body(prompt, max_new_tokens, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)
         ]
+        return [Completion(text=text.strip()) for text in self._together(self._answer, bodies)]
+
+    def response_logprobs(self, turns: Sequence[Turn]) -> list[list[float]]:
+        """Log-probabilities of each turn's response tokens after its prompt tokens, at temperature 1. The turns carry
+        token ids: the server's tokenizer has to be the one that made them.
+
+        Raises ValueError for a server that does not return the log-probabilities of its prompt; see also `generate`.
+        """
+        return self._together(self._ask_logprobs, turns)
+
+    def _together(self, ask: Callable[[T], R], items: Sequence[T]) -> list[R]:
         pool = ThreadPoolExecutor(self.config.num_parallel)
         try:
-            return [Completion(text=text.strip()) for text in pool.map(self._ask, bodies)]
+            return list(pool.map(ask, items))
         finally:
             pool.shutdown(cancel_futures=True)  # after an error the rest need not be asked
 
@@ -80,39 +104,68 @@ class ServedLM:
             body |= {name: value for name, value in truncation.items() if value is not None}
         return body if seed is None else body | {"seed": seed}
 
-    def _ask(self, body: dict[str, Any]) -> str:
+    def _answer(self, body: dict[str, Any]) -> str:
+        response = self._post(self.url, body)
+        try:
+            return response.json()["choices"][0]["message"]["content"] or ""
+        except (ValueError, LookupError, TypeError):
+            raise ValueError(_no_openai(self.url, response)) from None
+
+    def _ask_logprobs(self, turn: Turn) -> list[float]:
+        ids = [*turn.prompt_ids, *turn.response_ids]
+        # some servers refuse to write nothing, so one token is written and left aside
+        body = {"model": self.config.name, "prompt": ids, "max_tokens": 1, "temperature": 0.0}
+        try:
+            response = self._post(self.completions_url, body | {"echo": True, "logprobs": 1})
+        except ValueError as error:
+            raise ValueError(f"{error}. {_NEEDED}") from None
+        try:
+            choice = response.json()["choices"][0]
+            logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or []
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise ValueError(_no_openai(self.completions_url, response)) from None
+        if len(logprobs) < 2:
+            raise ValueError(
+                f"{self.completions_url} answered without the log-probabilities of its prompt, though asked with echo "
+                f"and logprobs. {_NEEDED}"
+            )
+        found = logprobs[len(turn.prompt_ids) : len(ids)]
+        if len(logprobs) not in (len(ids), len(ids) + 1) or not all(isinstance(value, float | int) for value in found):
+            raise ValueError(
+                f"{self.completions_url} returned {len(logprobs)} log-probabilities for {len(ids)} tokens of "
+                f"{self.config.name!r} and one more: it does not read token ids as they are; take another server"
+            )
+        return [float(value) for value in found]
+
+    def _post(self, url: str, body: dict[str, Any]) -> requests.Response:
         pause_s = FIRST_PAUSE_S
         for left in reversed(range(TRIES)):
             wait_s: float | None = None
             try:
-                response = self._session.post(self.url, json=body, timeout=self.config.timeout_s)
+                response = self._session.post(url, json=body, timeout=self.config.timeout_s)
             except (requests.ConnectionError, requests.Timeout) as error:
                 problem = f"no answer ({error})"
             else:
                 if response.ok:
-                    return self._text(response)
+                    return response
                 problem = f"{response.status_code}: {_message(response)}"
                 if response.status_code not in WORTH_ANOTHER_TRY:
-                    raise ValueError(f"{self.url} refused a request for model {self.config.name!r}: {problem}")
+                    raise ValueError(f"{url} refused a request for model {self.config.name!r}: {problem}")
                 wait_s = _retry_after(response)
             if left:
                 wait_s = min(pause_s if wait_s is None else wait_s, LONGEST_PAUSE_S)
-                logger.warning("%s, model %s: %s; trying again in %.1f s", self.url, self.config.name, problem, wait_s)
+                logger.warning("%s, model %s: %s; trying again in %.1f s", url, self.config.name, problem, wait_s)
                 time.sleep(wait_s)
                 pause_s *= 2
         raise ServerUnavailable(
-            f"{self.url}, model {self.config.name!r}, asked {TRIES} times: {problem}; is the server running and not "
+            f"{url}, model {self.config.name!r}, asked {TRIES} times: {problem}; is the server running and not "
             "overloaded? A larger timeout_s or a smaller num_parallel helps if it is only slow"
         )
 
-    def _text(self, response: requests.Response) -> str:
-        try:
-            return response.json()["choices"][0]["message"]["content"] or ""
-        except (ValueError, LookupError, TypeError):
-            raise ValueError(
-                f"{self.url} did not answer as an OpenAI-compatible server does ({response.text[:200]!r}); "
-                "base_url usually ends in /v1"
-            ) from None
+
+def _no_openai(url: str, response: requests.Response) -> str:
+    said = f"{response.text[:200]!r}"
+    return f"{url} did not answer as an OpenAI-compatible server does ({said}); base_url usually ends in /v1"
 
 
 class _Bearer(AuthBase):

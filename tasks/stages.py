@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from jointrag.artifacts import Artifact, outside
-from jointrag.config import FilesDataset, PretrainedEncoder, PretrainedLM
+from jointrag.config import (
+    CorpusDataset,
+    FilesDataset,
+    LateInteractionConfig,
+    PretrainedEncoder,
+    PretrainedLM,
+    RerankerConfig,
+)
 from jointrag.own_code import source_file
 from tasks.run import Run, Stage
 from tasks.serve import RetrievalServer
@@ -13,8 +20,15 @@ from tasks.serve import RetrievalServer
 TRAINING = frozenset({"seed", "device", "tracker"})
 
 PREPARE = Stage("prepare", "jointrag.datasets:prepare", takes=frozenset({"seed"}), own_process=False)
-RETRIEVER = Stage("retriever", "trainers.embedding:train", takes=TRAINING)
+START_RETRIEVER = Stage("start_retriever", "trainers.embedding:train", takes=TRAINING)
+PREFERENCES = Stage("preferences", "trainers.preferences:score", takes=TRAINING, resumable=True)
+RETRIEVER = Stage("retriever", "trainers.embedding:train", takes=TRAINING, parallel=True, resumable=True)
 INDEX = Stage("index", "jointrag.index:build", takes=frozenset({"device"}))
+NEGATIVES = Stage("negatives", "trainers.negatives:mine_prepared", takes=TRAINING)
+LATE_INTERACTION = Stage(
+    "late_interaction", "trainers.late_interaction:train", takes=TRAINING, parallel=True, resumable=True
+)
+RERANKER = Stage("reranker", "trainers.reranker:train", takes=TRAINING, parallel=True, resumable=True)
 AGENT_DATA = Stage("agent_data", "trainers.agent_data:build", takes=frozenset({"seed"}), own_process=False)
 WARM_START = Stage("warm_start", "trainers.warm_start:train", takes=TRAINING, parallel=True)
 MAPPO = Stage("mappo", "trainers.mappo:train", takes=TRAINING, parallel=True, sharded=True, resumable=True)
@@ -26,20 +40,61 @@ REPORT = Stage("report", "evaluation.report:write", own_process=False)
 def prepare(run: Run) -> Artifact:
     """Stage 1: questions and corpus."""
     dataset = run.config.dataset
-    sources = {"files": outside(dataset.path, "files")} if isinstance(dataset, FilesDataset) else {}
+    own = isinstance(dataset, FilesDataset | CorpusDataset)
+    sources = {"files": outside(dataset.path, "files")} if own else {}
     return run.build(PREPARE, {"config": dataset}, {}, sources=sources)
 
 
 def retriever(run: Run, prepared: Artifact) -> Artifact:
-    """Stage 2: the embedding model."""
-    encoder = run.config.retriever.encoder
-    sources = _own_model(encoder.name) if isinstance(encoder, PretrainedEncoder) else {}
-    return run.build(RETRIEVER, {"config": run.config.retriever}, {"prepared": prepared}, sources=sources)
+    """Stage 2: the embedding model, taught by gold passages, by what helps its reader, or by a file of the user's."""
+    config = run.config.retriever
+    sources = _own_model(config.encoder.name) if isinstance(config.encoder, PretrainedEncoder) else {}
+    inputs = {"prepared": prepared}
+    if config.train and config.supervision == "preference":
+        start = config.model_copy(update={"train": False, "supervision": "gold"})
+        inputs["retriever"] = run.build(START_RETRIEVER, {"config": start}, inputs, sources=sources)
+        inputs = {"prepared": prepared, "preferences": _preferences(run, inputs)}
+    files = {"data": config.data, "teacher": config.teacher and config.teacher.vectors} if config.train else {}
+    sources |= {name: outside(file, name) for name, file in files.items() if file}
+    return run.build(RETRIEVER, {"config": config}, inputs, sources=sources)
+
+
+def _preferences(run: Run, inputs: dict[str, Artifact]) -> Artifact:
+    """Before stage 2: what the language model makes of the passages that the untrained retriever finds."""
+    model = run.config.language_model
+    sections = {"config": run.config.preferences, "agents": run.config.agents, "model": model}
+    sources = _own_model(model.name) if isinstance(model, PretrainedLM) else {}
+    return run.build(PREFERENCES, sections, inputs, sources=sources)
 
 
 def index(run: Run, prepared: Artifact, retriever: Artifact) -> Artifact:
     """Stage 3: the embedded corpus."""
     return run.build(INDEX, {"config": run.config.index}, {"prepared": prepared, "retriever": retriever})
+
+
+def negatives(run: Run, prepared: Artifact, retriever: Artifact) -> Artifact:
+    """Hard negatives: what the retriever finds for the prepared questions besides their gold passages."""
+    return run.build(NEGATIVES, {"config": run.config.negatives}, {"prepared": prepared, "retriever": retriever})
+
+
+def late_interaction(run: Run, negatives: Artifact | None) -> Artifact:
+    """A late-interaction model, from a file of the user's or the mined negatives."""
+    assert run.config.late_interaction is not None
+    return _pair_model(run, LATE_INTERACTION, run.config.late_interaction, negatives)
+
+
+def reranker(run: Run, negatives: Artifact | None) -> Artifact:
+    """A reranker, in the same way."""
+    assert run.config.reranker is not None
+    return _pair_model(run, RERANKER, run.config.reranker, negatives)
+
+
+def _pair_model(
+    run: Run, stage: Stage, config: LateInteractionConfig | RerankerConfig, negatives: Artifact | None
+) -> Artifact:
+    files = {name: outside(file, name) for name, file in (("data", config.data), ("dev", config.dev)) if file}
+    mined = {"negatives": negatives} if negatives else {}
+    return run.build(stage, {"config": config}, mined, sources=files | _own_model(config.model))
 
 
 def agent_data(run: Run, prepared: Artifact, server: RetrievalServer) -> Artifact:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from jointrag.agents import Chain, build_chain
 from jointrag.config import AgentsConfig, ScratchLM
-from jointrag.generation import LocalLM
-from jointrag.types import Hit, Passage, Question
+from jointrag.generation import LocalLM, encode_prompt, encode_response
+from jointrag.types import Episode, Hit, Passage, Question
 
 TINY = ScratchLM(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_length=256)
 AGENTS = AgentsConfig.model_validate(
@@ -50,3 +51,28 @@ def tiny_lm(seed: int = 0) -> LocalLM:
     labelled = [example for one in label(QUESTIONS, chain(), FixedRetriever()) for example in one.examples]
     model, tokenizer = from_scratch(TINY, labelled, "cpu")
     return LocalLM(model, tokenizer, TINY.max_length)
+
+
+def teach_to_read(lm: LocalLM) -> None:
+    """Some steps of supervised training: the answer is the last word of the passage that is read."""
+    import torch
+
+    generator = chain().agents[-1]
+    examples: list[tuple[list[int], list[int]]] = []
+    for question in QUESTIONS:
+        for passage in PASSAGES:
+            made = generator.prompt(Episode(question, candidates=(passage,)))
+            city = passage.text.split()[3]
+            examples.append((encode_prompt(lm.tokenizer, made), encode_response(lm.tokenizer, city, None)))
+    width = max(len(prompt) + len(response) for prompt, response in examples)
+    ids = torch.tensor([[*p, *r, *[lm.end] * (width - len(p) - len(r))] for p, r in examples])
+    labels: Any = torch.full_like(ids, -100)
+    for row, (p, r) in enumerate(examples):
+        labels[row, len(p) : len(p) + len(r)] = torch.tensor(r)
+    optimizer = torch.optim.Adam(lm.model.parameters(), lr=3e-3)
+    for _ in range(100):
+        loss = lm.model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    lm.model.eval()

@@ -1,261 +1,215 @@
-"""The embedding model: fine-tuned on (question, gold passage) pairs, every other passage of the batch a negative.
+"""The embedding model: fine-tuned on (question, gold passage) pairs, or on a training file of one's own.
 
     train(RetrieverConfig(), prepared=…, seed=0, out=Path("models/retriever"))   # writes out/model
+    train(RetrieverConfig(data=Path("train.jsonl"), held_out=0.1), prepared=None, seed=0, out=…)
 
-The scratch encoder is a small BERT over whole words. Mean pooling over random word vectors already measures word
-overlap, so training starts from a usable retriever and has to learn only which words matter.
+This file brings model, data and measurement together; losses are in trainers/retrieval/losses.py, the loop in
+trainers/retrieval/fit.py. Training that was interrupted goes on when it is started again.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import random
-import shutil
-import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from jointrag.config import PretrainedEncoder, RetrieverConfig, ScratchEncoder
 from jointrag.encoders import Encoder, no_bars_in_logs
-from jointrag.jsonl import read_jsonl
 from jointrag.tracking import NoTracker, Tracker
-from jointrag.types import Passage, Question
-from trainers.scratch import word_level_tokenizer
+from trainers.parallel import Team
+from trainers.preferences import FILE as PREFERENCES
+from trainers.retrieval.held_out import RECORDS
+from trainers.retrieval.questions import Corpus, Held, held_out, read_dev, read_pairs, retrieval_metrics
+from trainers.retrieval.records import Record, Records, open_records, write_records
+from trainers.retrieval.teacher import TeacherTexts, open_teacher
+from trainers.scratch import scratch_encoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from trainers.retrieval.fit import Evaluate, FitResult
+
 logger = logging.getLogger(__name__)
-RECALL_AT = (1, 5, 10)
-# Recall is a check here, not a result: the first dev questions, among their gold passages and a sample of the others.
-_EVALUATION_QUESTIONS = 1_000
-_EVALUATION_PASSAGES = 10_000
 
 
 def train(
     config: RetrieverConfig,
     *,
-    prepared: Path,
+    prepared: Path | None,
+    preferences: Path | None = None,
     seed: int,
     out: Path,
     device: str = "auto",
     tracker: Tracker = NoTracker(),
 ) -> dict[str, float]:
-    """Train on questions/source.jsonl and write out/model; with config.train off, write the encoder as it is.
+    """Train on config.data, or without it on what `preferences` (see trainers/preferences.py) or else
+    prepared/questions/source.jsonl have, and write out/model; with config.train off, write the encoder as it is.
 
-    Returns retriever/recall@k on the dev questions, the same before training as retriever/start_recall@k, and
-    retriever/loss. Raises ValueError when a question names a gold passage that the corpus does not have, or when no
-    question names one.
+    Returns trainers.retrieval.questions.METRICS on the dev questions (or those held out) as retriever/recall@10 …, the
+    same before training as retriever/start_recall@10 …, and retriever/loss. Raises ValueError when a question names a
+    gold passage that the corpus does not have, when no question names one, and for a training file that is not right.
     """
     from transformers import set_seed
 
-    questions_path = prepared / "questions" / "source.jsonl"
-    passages = {passage.id: passage for passage in read_jsonl(prepared / "corpus.jsonl", Passage)}
-    pairs = read_pairs(questions_path, passages) if config.train else []
-    if config.train and not pairs:
-        raise ValueError(
-            f"{questions_path}: no question has gold_passages, so there is nothing to train the retriever on; "
-            "add them, or set retriever.train=false (and, in a preset that starts from scratch, "
-            "agent_data.num_reading_examples=0 and warm_start.reading_epochs=0)"
-        )
-    texts = [passage.contents for passage in passages.values()] + [question for question, _ in pairs]
-    if config.max_pairs is not None and len(pairs) > config.max_pairs:
-        pairs = random.Random(seed).sample(pairs, config.max_pairs)
+    from trainers.retrieval.backbone import autocast
+
+    if prepared is None and config.data is None:
+        raise ValueError("there is nothing to train the retriever on: set retriever.data to a training file")
+    team = Team.join(device)
+    corpus = Corpus(prepared and prepared / "corpus.jsonl")
+    data = _open(config, prepared, preferences, corpus, out, team) if config.train else None
+    texts = _texts(data, corpus) if isinstance(config.encoder, ScratchEncoder) else ()
+    if config.held_out and isinstance(data, Records):
+        data, kept = data.split(config.held_out, seed)
+        held = held_out(kept, data, seed)
+    elif prepared is not None:
+        held = read_dev(prepared / "questions" / "dev.jsonl", corpus, seed)
+    else:
+        held = Held()
+    if isinstance(data, Records) and config.max_pairs is not None and len(data) > config.max_pairs:
+        data = data.select(random.Random(seed).sample(range(len(data)), config.max_pairs))
 
     no_bars_in_logs()
     set_seed(seed)
-    encoder = Encoder(make_model(config.encoder, texts, device))
-    dev = read_dev(prepared / "questions" / "dev.jsonl", passages)
-    sample = _sample(passages, dev, seed)
-    metrics = {"retriever/pairs": float(len(pairs))}
-    start = recall(encoder, dev, sample)
-    if config.train:
-        metrics |= {f"retriever/start_{name}": value for name, value in start.items()}
-        metrics["retriever/loss"] = fit(encoder, pairs, config, seed, out, tracker)
-        metrics |= {f"retriever/{name}": value for name, value in recall(encoder, dev, sample).items()}
-    else:
-        metrics |= {f"retriever/{name}": value for name, value in start.items()}
-    encoder.model.save(str(out / "model"), create_model_card=False)
-    return metrics
+    encoder = Encoder(make_model(config.encoder, texts, device, trust_remote_code=config.trust_remote_code))
+
+    def evaluate() -> dict[str, float]:
+        with autocast(config, encoder.model.device.type):
+            return retrieval_metrics(encoder, held)
+
+    before = team.gather([evaluate()] if team.is_first else [])[0]
+    if data is None:
+        if team.is_first:
+            encoder.model.save(str(out / "model"), create_model_card=False)
+        return {"retriever/pairs": 0.0} | {f"retriever/{name}": value for name, value in before.items()}
+
+    num_examples, result = _fit(
+        config, encoder.model, data, seed, out, device, tracker, evaluate if held.questions else None
+    )
+    return (
+        {"retriever/pairs": float(num_examples), "retriever/loss": result.loss}
+        | {f"retriever/start_{name}": value for name, value in before.items()}
+        | {f"retriever/{name}": value for name, value in result.metrics.items()}
+    )
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
 
 
-def read_pairs(path: Path, passages: dict[str, Passage]) -> list[tuple[str, str]]:
-    """(question, contents of a gold passage): one pair per gold passage."""
-    pairs = []
-    for question in read_jsonl(path, Question):
-        for passage_id in question.gold_passages:
-            if passage_id not in passages:
-                raise ValueError(f"{path}: question {question.id!r}: no passage {passage_id!r} in the corpus")
-            pairs.append((question.text, passages[passage_id].contents))
-    return pairs
-
-
-def read_dev(path: Path, passages: dict[str, Passage]) -> list[Question]:
-    """The dev questions whose gold passages are known."""
-    questions = [question for question in read_jsonl(path, Question) if question.gold_passages][:_EVALUATION_QUESTIONS]
-    for question in questions:
-        for passage_id in question.gold_passages:
-            if passage_id not in passages:
-                raise ValueError(f"{path}: question {question.id!r}: no passage {passage_id!r} in the corpus")
-    return questions
-
-
-def _sample(passages: dict[str, Passage], dev: list[Question], seed: int) -> list[Passage]:
-    gold = {passage_id for question in dev for passage_id in question.gold_passages}
-    others = [passage_id for passage_id in passages if passage_id not in gold]
-    room = max(0, _EVALUATION_PASSAGES - len(gold))
-    if len(others) > room:
-        others = random.Random(seed).sample(others, room)
-    return [passages[passage_id] for passage_id in (*gold, *others)]
-
-
-def recall(encoder: Encoder, questions: list[Question], passages: list[Passage]) -> dict[str, float]:
-    """recall@1, @5, @10: the share of gold passages among the k best of `passages`, mean over questions.
-
-    Nothing without questions.
-    """
-    if not questions:
-        return {}
-    positions = {passage.id: position for position, passage in enumerate(passages)}
-    passage_vectors = encoder.encode([passage.contents for passage in passages], kind="passage")
-    question_vectors = encoder.encode([question.text for question in questions], kind="query")
-    best = np.argsort(-question_vectors @ passage_vectors.T, axis=1, kind="stable")[:, : max(RECALL_AT)].tolist()
-    gold = [{positions[passage_id] for passage_id in question.gold_passages} for question in questions]
-    return {
-        f"recall@{k}": float(
-            np.mean([len(want & set(row[:k])) / len(want) for want, row in zip(gold, best, strict=True)])
+def _open(
+    config: RetrieverConfig, prepared: Path | None, preferences: Path | None, corpus: Corpus, out: Path, team: Team
+) -> Records | TeacherTexts:
+    file = config.data if preferences is None else preferences / PREFERENCES
+    if file is not None:
+        cache = out.parent / RECORDS
+        if (teacher := config.teacher) is not None:
+            return open_teacher(file, teacher.vectors, cache=cache, num_dims=teacher.num_dims, dtype=teacher.dtype)
+        return open_records(file, cache=cache)
+    assert prepared is not None
+    path = prepared / "questions" / "source.jsonl"
+    pairs = read_pairs(path, corpus.passages)
+    if not pairs:
+        raise ValueError(
+            f"{path}: no question has gold_passages, so there is nothing to train the retriever on; "
+            "add them, or set retriever.train=false (and, in a preset that starts from scratch, "
+            "agent_data.num_reading_examples=0 and warm_start.reading_epochs=0)"
         )
-        for k in RECALL_AT
-    }
+    from trainers.retrieval.fit import CHECKPOINTS
+
+    written = out / CHECKPOINTS / "pairs.jsonl"  # goes with the checkpoints
+    if team.is_first:
+        write_records(written, (Record(question, (text,)) for question, text in pairs))
+    team.wait()
+    return open_records(written, cache=out / CHECKPOINTS / "records")
+
+
+def _texts(data: Records | TeacherTexts | None, corpus: Corpus) -> Iterator[str]:
+    """All there is to take a vocabulary from."""
+    yield from (passage.contents for passage in corpus.passages.values())
+    if isinstance(data, TeacherTexts):
+        yield from (data[0, i].text for i in range(len(data)))
+    elif data is not None:
+        for record in data:
+            yield from (record.query, *record.positives, *record.negatives)
 
 
 # ---- model -----------------------------------------------------------------------------------------------------------
 
 
-def make_model(config: ScratchEncoder | PretrainedEncoder, texts: list[str], device: str) -> SentenceTransformer:
+def make_model(
+    config: ScratchEncoder | PretrainedEncoder, texts: Iterable[str], device: str, *, trust_remote_code: bool = False
+) -> SentenceTransformer:
     """The encoder to start from. A scratch one takes its vocabulary from `texts` and torch's current random state."""
     from sentence_transformers import SentenceTransformer
 
-    target = None if device == "auto" else device
-    if isinstance(config, PretrainedEncoder):
-        try:
-            model = SentenceTransformer(config.name, device=target)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"retriever.encoder.name={config.name!r} cannot be loaded ({error}); give a folder or a Hugging Face "
-                "name, and download the model beforehand where there is no network"
-            ) from None
-        model.max_seq_length = min(config.max_length, model.max_seq_length or config.max_length)
-        return model
-    return SentenceTransformer(modules=_scratch_modules(config, texts), device=target)
+    from trainers.retrieval.backbone import check_length, load
 
-
-def _scratch_modules(config: ScratchEncoder, texts: list[str]) -> list[Any]:
-    import torch
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from transformers import BertConfig, BertModel
-
-    tokenizer = word_level_tokenizer(texts, ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], lowercase=True)
-    tokenizer.model_max_length = config.max_length
-    bert = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        intermediate_size=4 * config.hidden_size,
-        max_position_embeddings=config.max_length,
-        pad_token_id=0,
-        hidden_dropout_prob=0.0,  # one short epoch does not overfit
-        attention_probs_dropout_prob=0.0,
+    if isinstance(config, ScratchEncoder):
+        return SentenceTransformer(modules=scratch_encoder(config, texts), device=None if device == "auto" else device)
+    model = load(
+        SentenceTransformer,
+        config.name,
+        "retriever.encoder.name",
+        device=device,
+        trust_remote_code=trust_remote_code,
+        model_kwargs={} if config.attention is None else {"attn_implementation": config.attention},
     )
-    model = BertModel(bert)
-    with torch.no_grad():  # at the start a word's vector is the word alone, so that overlap is what similarity measures
-        model.embeddings.position_embeddings.weight.zero_()
-        model.embeddings.token_type_embeddings.weight.zero_()
-    with tempfile.TemporaryDirectory() as folder:  # Transformer takes a folder, not a model
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        transformer = Transformer(folder, max_seq_length=config.max_length)
-    return [transformer, Pooling(config.hidden_size, "mean"), Normalize()]
+    if "max_length" in config.model_fields_set:
+        check_length(model, config.max_length, "retriever.encoder.max_length", config.name)
+    model.max_seq_length = min(config.max_length, model.max_seq_length or config.max_length)
+    return model
 
 
-# ---- training --------------------------------------------------------------------------------------------------------
-
-
-def fit(
-    encoder: Encoder,
-    pairs: list[tuple[str, str]],
+def _fit(
     config: RetrieverConfig,
+    model: SentenceTransformer,
+    data: Records | TeacherTexts,
     seed: int,
     out: Path,
+    device: str,
     tracker: Tracker,
-) -> float:
-    """Train in place; returns the mean loss of the last logged steps."""
-    from datasets import Dataset
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
-    from transformers import PrinterCallback
+    evaluate: Evaluate | None,
+) -> tuple[int, FitResult]:
+    """How many examples there are, and what training on them came to."""
+    from sentence_transformers import SentenceTransformer
 
-    class Trainer(SentenceTransformerTrainer):
-        def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-            """None: it samples the data for a card that is not written."""
+    from trainers.retrieval.backbone import load, prepare
+    from trainers.retrieval.embedder import Distiller, Embedder, widen
+    from trainers.retrieval.fit import fit
+    from trainers.retrieval.groups import BatchesByLength, BatchesWithoutDuplicates, Groups
 
-    model = encoder.model
-    data = Dataset.from_dict({"question": [q for q, _ in pairs], "passage": [p for _, p in pairs]})
-    num_steps = math.ceil(len(pairs) / config.batch_size * config.num_epochs)
-    checkpoints = out / ".trainer"  # the trainer wants a folder; nothing is kept in it
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(checkpoints),
-        num_train_epochs=config.num_epochs,
-        per_device_train_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_ratio,
-        batch_sampler=BatchSamplers.NO_DUPLICATES,  # a passage that is gold for two questions is no negative
-        prompts={"question": encoder.prompt("query"), "passage": encoder.prompt("passage")},
-        logging_steps=max(1, num_steps // 20),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+    widen(model, max(config.matryoshka_dims, default=0))
+    order: Any = BatchesByLength  # where no text is another query's negative
+    if isinstance(data, TeacherTexts):
+        assert config.teacher is not None
+        examples: Groups | TeacherTexts = data
+        learner: Embedder | Distiller = Distiller(model, config, config.teacher, data.num_dims)
+    else:
+        by_scores = config.loss == "scores" or (config.loss == "auto" and data.scores == "all")
+        if by_scores:
+            examples = Groups(data, mode="all_texts", seed=seed, labels="scores", max_texts=config.max_texts)
+        else:
+            pad = "repeat" if config.repeat_negatives else None
+            order = BatchesWithoutDuplicates
+            examples = Groups(data, mode="one_positive", seed=seed, num_negatives=config.num_negatives, pad=pad)
+        guide = None
+        if config.guide is not None:
+            guide = load(SentenceTransformer, config.guide, "retriever.guide", device=device)
+        learner = Embedder(model, config, "scores" if by_scores else "softmax", guide)
+        logger.info("%s · %d examples", data.report, len(examples))
+    name = config.encoder.name if isinstance(config.encoder, PretrainedEncoder) else "the scratch encoder"
+    prepare(model, config, name)
+    result = fit(
+        learner,
+        examples,
+        config,
         seed=seed,
-        use_cpu=model.device.type == "cpu",
+        out=out,
+        tracker=tracker,
+        evaluate=evaluate,
+        name="retriever",
+        order=order,
     )
-    log = _log_callback(tracker)
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=data,
-        loss=MultipleNegativesRankingLoss(model, scale=1 / config.temperature),
-        callbacks=[log],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    return log.last_loss
-
-
-def _log_callback(tracker: Tracker) -> Any:
-    from transformers import TrainerCallback
-
-    class LogCallback(TrainerCallback):
-        """One line per log step in the log, one point in the tracker."""
-
-        last_loss = math.nan
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-            if logs is None or "loss" not in logs:
-                return
-            self.last_loss = float(logs["loss"])
-            rate = float(logs["learning_rate"])
-            tracker.log_metrics(
-                {"retriever/step_loss": self.last_loss, "retriever/learning_rate": rate}, state.global_step
-            )
-            logger.info("retriever %d/%d · loss %.3f", state.global_step, state.max_steps, self.last_loss)
-
-    return LogCallback()
+    return len(examples), result

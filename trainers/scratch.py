@@ -1,18 +1,25 @@
-"""The tokenizer of models trained from random weights: whole words, punctuation apart.
+"""Models that are trained from random weights: their tokenizer (whole words, punctuation apart), and a small encoder.
 
     tokenizer = word_level_tokenizer(texts, ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], lowercase=True)   # a small encoder
     tokenizer = word_level_tokenizer(texts, ["<pad>", "<unk>", "<eos>", "<rewriter>"], lowercase=False)   # a small LM
 
 A few hundred words cover a small corpus, sequences stay short, and nothing has to be downloaded.
+
+The encoder is a small BERT. Mean pooling over random word vectors already measures word overlap, so training starts
+from a usable retriever and has to learn only which words matter.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from sentence_transformers.base.modules import Transformer
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from jointrag.config import ScratchEncoder
 
 # A word with the hyphens and apostrophes inside it, a possessive 's (so that a name stays one word), or a character.
 _PIECES = r"\w+(?:(?:-|['’](?!s\b))\w+)*|['’]s\b|[^\w\s]"
@@ -63,3 +70,43 @@ def word_level_tokenizer(
         clean_up_tokenization_spaces=False,
         **{f"{name}_token": token for name, token in roles.items()},
     )
+
+
+def scratch_encoder(config: ScratchEncoder, texts: Iterable[str]) -> list[Any]:
+    """The modules of a sentence-transformers model, with a vocabulary of `texts` and torch's current random state."""
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+    from transformers import BertConfig, BertModel
+
+    tokenizer = word_level_tokenizer(texts, ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], lowercase=True)
+    tokenizer.model_max_length = config.max_length
+    bert = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        intermediate_size=4 * config.hidden_size,
+        max_position_embeddings=config.max_length,
+        pad_token_id=0,
+        hidden_dropout_prob=0.0,  # one short epoch does not overfit
+        attention_probs_dropout_prob=0.0,
+    )
+    model = BertModel(bert)
+    with torch.no_grad():  # at the start a word's vector is the word alone, so that overlap is what similarity measures
+        model.embeddings.position_embeddings.weight.zero_()
+        model.embeddings.token_type_embeddings.weight.zero_()
+    return [as_module(model, tokenizer), Pooling(config.hidden_size, "mean"), Normalize()]
+
+
+def as_module(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Transformer:
+    """The first module of a sentence-transformers model, which is otherwise made from a folder alone."""
+    from safetensors.torch import save_file
+    from sentence_transformers.base.modules import Transformer
+
+    model.config.architectures = [type(model).__name__]
+    with tempfile.TemporaryDirectory() as folder:
+        # save_pretrained writes in the first of several processes only, and each has a folder of its own here
+        model.config.to_json_file(f"{folder}/config.json")
+        save_file(model.state_dict(), f"{folder}/model.safetensors", metadata={"format": "pt"})
+        tokenizer.save_pretrained(folder)
+        return Transformer(folder, max_seq_length=tokenizer.model_max_length)

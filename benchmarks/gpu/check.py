@@ -3,9 +3,9 @@
     python -m benchmarks.gpu.check                  # or: make gpu-check; under eight minutes
     python -m benchmarks.gpu.check --device cpu     # tiny shapes, no test: do the scripts run?
 
-Results go to benchmarks/results/gpu/*.json. Nothing but a plain environment of torch, transformers, peft and
-pydantic is needed, and pytest for the tests. A GPU benchmark is a module of this folder with --device, --quick and
---out; name it in BENCHMARKS.
+Results go to benchmarks/results/gpu/*.json. Nothing but a plain environment of torch, transformers,
+sentence-transformers, peft and pydantic is needed, and pytest for the tests. A GPU benchmark is a module of this folder
+with --device, --quick and --out; name it in BENCHMARKS.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.record import Case, table
 
-BENCHMARKS = ("mappo_step",)
+BENCHMARKS = ("train_retrieval", "mappo_step")
 RESULTS = Path(__file__).parents[1] / "results" / "gpu"
 TIME_LIMIT_S = 480.0
 NO_TESTS = 5  # pytest's exit code where none was chosen

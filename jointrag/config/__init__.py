@@ -6,17 +6,27 @@ tree. A misspelt key, a wrong type or two settings that exclude each other is an
 
 from jointrag.config.agents import AgentsConfig
 from jointrag.config.base import AgentName, Section, Share
-from jointrag.config.data import Dataset, FilesDataset, NamedDataset, SyntheticDataset
+from jointrag.config.data import CorpusDataset, Dataset, FilesDataset, NamedDataset, SyntheticDataset
 from jointrag.config.language_model import LanguageModelSection, Lora, PretrainedLM, ScratchLM, ServedConfig
 from jointrag.config.mappo import CriticConfig, MappoConfig, SamplingConfig, WatchdogConfig
 from jointrag.config.pipeline import EvaluationConfig, PipelineConfig, ReportConfig, RuntimeConfig, TrackingConfig
 from jointrag.config.retrieval import (
+    DecoderFormat,
     Encoder,
     IndexConfig,
+    LateInteractionConfig,
+    LoraSettings,
+    NegativesConfig,
+    OwnReader,
+    PreferencesConfig,
     PretrainedEncoder,
+    RerankerConfig,
     RetrieverConfig,
     ScratchEncoder,
+    ServedReader,
     ServerConfig,
+    TeacherConfig,
+    TrainingSettings,
 )
 from jointrag.config.supervised import AgentDataConfig, ControlConfig, WarmStartConfig
 
@@ -25,20 +35,28 @@ __all__ = [
     "AgentName",
     "AgentsConfig",
     "ControlConfig",
+    "CorpusDataset",
     "CriticConfig",
     "Dataset",
+    "DecoderFormat",
     "Encoder",
     "EvaluationConfig",
     "FilesDataset",
     "IndexConfig",
     "LanguageModelSection",
+    "LateInteractionConfig",
     "Lora",
+    "LoraSettings",
     "MappoConfig",
     "NamedDataset",
+    "NegativesConfig",
+    "OwnReader",
     "PipelineConfig",
+    "PreferencesConfig",
     "PretrainedEncoder",
     "PretrainedLM",
     "ReportConfig",
+    "RerankerConfig",
     "RetrieverConfig",
     "RuntimeConfig",
     "SamplingConfig",
@@ -46,10 +64,13 @@ __all__ = [
     "ScratchLM",
     "Section",
     "ServedConfig",
+    "ServedReader",
     "ServerConfig",
     "Share",
     "SyntheticDataset",
+    "TeacherConfig",
     "TrackingConfig",
+    "TrainingSettings",
     "WarmStartConfig",
     "WatchdogConfig",
 ]

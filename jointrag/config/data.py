@@ -43,6 +43,14 @@ class FilesDataset(Section):
     """The folder."""
 
 
+class CorpusDataset(Section):
+    """Passages alone: all that a retriever with a training file of its own (retriever.data) needs."""
+
+    name: Literal["corpus"]
+    path: Path
+    """A file of passages, JSON lines (format: data/README.md)."""
+
+
 class NamedDataset(Section):
     """A public data set by name. Not available yet: prepare says so at once and names the way round."""
 
@@ -50,4 +58,4 @@ class NamedDataset(Section):
     corpus: Literal["own", "psgs_w100"] = "own"
 
 
-Dataset = Annotated[SyntheticDataset | FilesDataset | NamedDataset, Field(discriminator="name")]
+Dataset = Annotated[SyntheticDataset | FilesDataset | CorpusDataset | NamedDataset, Field(discriminator="name")]

@@ -12,7 +12,15 @@ from jointrag.config.base import Section
 from jointrag.config.data import Dataset, SyntheticDataset
 from jointrag.config.language_model import LanguageModelSection, ScratchLM, ServedConfig
 from jointrag.config.mappo import MappoConfig
-from jointrag.config.retrieval import IndexConfig, RetrieverConfig, ServerConfig
+from jointrag.config.retrieval import (
+    IndexConfig,
+    LateInteractionConfig,
+    NegativesConfig,
+    PreferencesConfig,
+    RerankerConfig,
+    RetrieverConfig,
+    ServerConfig,
+)
 from jointrag.config.supervised import AgentDataConfig, ControlConfig, WarmStartConfig
 
 SystemName = Annotated[str, Field(pattern=r"^\w[\w-]*$")]  # becomes a file name; dots part the names of settings
@@ -65,8 +73,14 @@ class PipelineConfig(Section):
     """Artifacts go to data/, models/ and runs/ below it."""
     runtime: RuntimeConfig = RuntimeConfig()
     dataset: Dataset = SyntheticDataset()
+    preferences: PreferencesConfig = PreferencesConfig()
     retriever: RetrieverConfig = RetrieverConfig()
     index: IndexConfig = IndexConfig()
+    negatives: NegativesConfig = NegativesConfig()
+    late_interaction: LateInteractionConfig | None = None
+    """flows.train_retrieval trains one where this is set."""
+    reranker: RerankerConfig | None = None
+    """The same for a reranker."""
     server: ServerConfig = ServerConfig()
     language_model: LanguageModelSection = ScratchLM()
     agents: AgentsConfig = AgentsConfig()
@@ -77,6 +91,12 @@ class PipelineConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     report: ReportConfig = ReportConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def mines_negatives(self) -> bool:
+        """Whether a model is to learn from hard negatives of the prepared questions, for want of a file of its own."""
+        models = (self.late_interaction, self.reranker)
+        return any(model is not None and model.data is None for model in models)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> PipelineConfig:

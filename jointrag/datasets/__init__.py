@@ -16,6 +16,7 @@ SPLITS = ("source", "train", "dev", "test")
 SOURCES = {
     "synthetic": "jointrag.datasets.synthetic",
     "files": "jointrag.datasets.files",
+    "corpus": "jointrag.datasets.corpus_only",
 }
 
 

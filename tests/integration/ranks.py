@@ -39,9 +39,9 @@ from trainers.warm_start import Phase, encode, fit
 TIMEOUT_S = 300
 
 
-def torchrun(num_processes: int, name: str, out: Path) -> list[Any]:
+def torchrun(num_processes: int, name: str, out: Path, module: str = __name__) -> list[Any]:
     """What every process found, in the order of their ranks. Raises AssertionError with the output when one failed."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes), "-m", __name__]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes), "-m", module]
     environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     deadline = time.monotonic() + TIMEOUT_S
     lines: list[str] = []

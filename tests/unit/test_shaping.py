@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ import torch
 from jointrag.generation import LocalLM, Sampling, encode_prompt, encode_response
 from jointrag.pipeline import answering
 from jointrag.types import Episode, Passage, Question, Turn
-from tests.tiny import PASSAGES, QUESTIONS, FixedRetriever, chain, tiny_lm
+from tests.tiny import PASSAGES, QUESTIONS, FixedRetriever, chain, teach_to_read, tiny_lm
 from trainers.mappo.shaping import shaping
 
 GENERATOR = chain().agents[-1]
@@ -155,25 +154,3 @@ def test_a_question_without_gold_answers(lm: LocalLM) -> None:
     states = [[episode] for episode in states_of(Question("q9", "Where ?", ()), (OSLO,), (0,))]
     with pytest.raises(ValueError, match=r"question .q9. has no gold answer.*shaping_coefficient=0"):
         shaping(states, Table(lm, {}), GENERATOR)
-
-
-def teach_to_read(lm: LocalLM) -> None:
-    """Some steps of supervised training: the answer is the last word of the passage that is read."""
-    examples: list[tuple[list[int], list[int]]] = []
-    for question in QUESTIONS:
-        for passage in PASSAGES:
-            made = GENERATOR.prompt(Episode(question, candidates=(passage,)))
-            city = passage.text.split()[3]
-            examples.append((encode_prompt(lm.tokenizer, made), encode_response(lm.tokenizer, city, None)))
-    width = max(len(prompt) + len(response) for prompt, response in examples)
-    ids = torch.tensor([[*p, *r, *[lm.end] * (width - len(p) - len(r))] for p, r in examples])
-    labels: Any = torch.full_like(ids, -100)
-    for row, (p, r) in enumerate(examples):
-        labels[row, len(p) : len(p) + len(r)] = torch.tensor(r)
-    optimizer = torch.optim.Adam(lm.model.parameters(), lr=3e-3)
-    for _ in range(100):
-        loss = lm.model(input_ids=ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    lm.model.eval()

@@ -22,12 +22,10 @@ from torch.utils.checkpoint import checkpoint
 from jointrag.adapters import adapters_off
 from jointrag.config import MappoConfig
 from jointrag.generation import LocalLM, Sampling, batches_by_length, decoder_and_head
+from jointrag.likelihood import LOGITS_AT_ONCE, MOST_PADDING, hidden_before, num_tokens
 from jointrag.types import Turn
 from trainers.mappo.critic import Critic
 from trainers.mappo.sharding import full_weights, shard, through
-
-MOST_PADDING = 0.1  # of a forward pass; more, and longer turns go into the next one
-LOGITS_AT_ONCE = 2**26  # more (256 MB in float32) are computed piece by piece, and again in the backward pass
 
 
 @dataclass(frozen=True)
@@ -122,16 +120,7 @@ class Policy:
 
     def _evaluate(self, model: Any, turns: Sequence[Turn]) -> Evaluation:
         decoder, head = decoder_and_head(model)
-        device = model.device
-        width = max(num_tokens(turn) for turn in turns)
-        # right padding needs no mask: in a causal model no response token can see it
-        ids = torch.tensor(
-            [[*t.prompt_ids, *t.response_ids, *[self.lm.end] * (width - num_tokens(t))] for t in turns], device=device
-        )
-        rows = [i for i, t in enumerate(turns) for _ in t.response_ids]
-        # the token at position p is predicted at p - 1
-        before = [len(t.prompt_ids) - 1 + j for t in turns for j in range(len(t.response_ids))]
-        hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state[rows, before]  # [tokens, hidden]
+        hidden = hidden_before(decoder, turns, self.lm.end, model.device)
         logprobs, entropies = self._score(head, hidden, turns)
         critic = self.critic if self.critic and self.critic.rides_along else None
         return Evaluation(logprobs, entropies, critic.head(hidden.detach()) if critic else None)
@@ -200,8 +189,3 @@ def _logprobs(
     # a forbidden token has probability 0 and adds nothing; its -inf must not meet the 0
     entropies = -(spread.exp() * spread.masked_fill(spread.isneginf(), 0.0)).sum(-1)
     return logprobs.gather(1, tokens[:, None])[:, 0], entropies
-
-
-def num_tokens(turn: Turn) -> int:
-    """Prompt and response together."""
-    return len(turn.prompt_ids) + len(turn.response_ids)

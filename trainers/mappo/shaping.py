@@ -23,7 +23,8 @@ from typing import Protocol
 import torch
 
 from jointrag.agents import Agent
-from jointrag.generation import LocalLM, encode_prompt, encode_response
+from jointrag.generation import LocalLM
+from jointrag.likelihood import gold_answers
 from jointrag.types import Episode, Turn
 
 
@@ -60,26 +61,11 @@ def _unread(episode: Episode) -> Episode:
 
 def _potentials(episodes: Sequence[Episode], policy: Reference, generator: Agent) -> list[float]:
     """Phi of each state. States that the generator would read alike are scored once."""
-    turns: dict[tuple[str, str], Turn] = {}  # by prompt and gold answer
-    asked = []  # per episode: the keys of its gold answers
     for episode in episodes:
         if not episode.question.answers:
             raise ValueError(
                 f"question {episode.question.id!r} has no gold answer, so nothing can be said about its likelihood; "
                 "set mappo.shaping_coefficient=0"
             )
-        prompt = generator.prompt(episode)
-        asked.append([(prompt.content, gold) for gold in episode.question.answers])
-        new = [key for key in asked[-1] if key not in turns]
-        if new:
-            ids = tuple(encode_prompt(policy.lm.tokenizer, prompt))
-            turns |= {(content, gold): _turn(policy, generator.name, content, ids, gold) for content, gold in new}
-    means = [logprobs.mean().item() for logprobs in policy.reference_logprobs(list(turns.values()))]
-    likelihood = dict(zip(turns, means, strict=True))
-    return [max(likelihood[key] for key in keys) for keys in asked]
-
-
-def _turn(policy: Reference, agent: str, prompt: str, prompt_ids: tuple[int, ...], gold: str) -> Turn:
-    """As if the generator had written the gold answer."""
-    response_ids = tuple(encode_response(policy.lm.tokenizer, gold, None))
-    return Turn(agent, prompt, gold, prompt_ids=prompt_ids, response_ids=response_ids)
+    gold = gold_answers(episodes, generator, policy.lm.tokenizer)
+    return gold.best(policy.reference_logprobs(gold.turns))

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 
 from jointrag.generation import LocalLM, TokenCount
+from jointrag.likelihood import num_tokens
 from jointrag.retrieval import Retriever
 from jointrag.types import Hit
-from trainers.mappo.policy import num_tokens
 from trainers.mappo.rollouts import Rollout
 from trainers.mappo.update import Outcome
 

@@ -16,9 +16,10 @@ import torch
 
 from jointrag.config import MappoConfig
 from jointrag.generation import batches_by_length
+from jointrag.likelihood import num_tokens
 from trainers.mappo.critic import Critic, View
 from trainers.mappo.losses import k3, policy_loss, value_loss
-from trainers.mappo.policy import Policy, num_tokens
+from trainers.mappo.policy import Policy
 from trainers.mappo.rollouts import Rollout
 from trainers.mappo.sharding import clip_gradients
 from trainers.parallel import Team

@@ -1,0 +1,107 @@
+"""How likely a language model finds given responses, and the gold answers of questions among them.
+
+gold = gold_answers(episodes, generator, lm.tokenizer)
+gold.best(response_logprobs(lm, gold.turns))     # per episode: mean log-probability per token of the best answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jointrag.generation import LocalLM, batches_by_length, decoder_and_head, encode_prompt, encode_response
+from jointrag.types import Episode, Turn
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from jointrag.agents import Agent
+
+MOST_PADDING = 0.1  # of a forward pass; more, and longer turns go into the next one
+LOGITS_AT_ONCE = 2**26  # more (256 MB in float32) are computed piece by piece
+
+
+def num_tokens(turn: Turn) -> int:
+    """Prompt and response together."""
+    return len(turn.prompt_ids) + len(turn.response_ids)
+
+
+def hidden_before(decoder: Any, turns: Sequence[Turn], pad: int, device: torch.device) -> torch.Tensor:
+    """The hidden states [response tokens, hidden] from which each response token of each turn is predicted, turn after
+    turn: one forward pass over prompts and responses."""
+    import torch
+
+    width = max(map(num_tokens, turns))
+    # right padding needs no mask: in a causal model no response token can see it
+    ids = torch.tensor(
+        [[*t.prompt_ids, *t.response_ids, *[pad] * (width - num_tokens(t))] for t in turns], device=device
+    )
+    rows = [i for i, turn in enumerate(turns) for _ in turn.response_ids]
+    # the token at position p is predicted at p - 1
+    before = [len(turn.prompt_ids) - 1 + j for turn in turns for j in range(len(turn.response_ids))]
+    return decoder(input_ids=ids, use_cache=False).last_hidden_state[rows, before]
+
+
+def response_logprobs(lm: LocalLM, turns: Sequence[Turn], tokens_per_forward: int | None = None) -> list[torch.Tensor]:
+    """Log-probabilities of each turn's response, [response tokens] on the CPU, unrestricted and at temperature 1. All
+    turns are of one agent. `tokens_per_forward`: the model's own unless given."""
+    import torch
+
+    agents = {turn.agent for turn in turns}
+    assert len(agents) <= 1, f"one agent at a time, not {sorted(agents)}"
+    for agent in agents:
+        lm.play(agent)
+    decoder, head = decoder_and_head(lm.model)
+    found = [torch.empty(0)] * len(turns)
+    was_training = lm.model.training
+    lm.model.eval()
+    with torch.no_grad():
+        lengths = [num_tokens(turn) for turn in turns]
+        for batch in batches_by_length(lengths, tokens_per_forward or lm.tokens_per_forward, MOST_PADDING):
+            here = [turns[i] for i in batch]
+            tokens = torch.tensor([token for turn in here for token in turn.response_ids], device=lm.model.device)
+            hidden = hidden_before(decoder, here, lm.end, lm.model.device)
+            size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+            logprobs = torch.cat(
+                [
+                    torch.log_softmax(head(some).float(), dim=-1).gather(1, ids[:, None])[:, 0]
+                    for some, ids in zip(hidden.split(size), tokens.split(size), strict=True)
+                ]
+            )
+            for i, piece in zip(batch, logprobs.cpu().split([len(t.response_ids) for t in here]), strict=True):
+                found[i] = piece
+            lm.count.add(real=sum(lengths[i] for i in batch), padded=max(lengths[i] for i in batch) * len(batch))
+    lm.model.train(was_training)
+    return found
+
+
+@dataclass(frozen=True)
+class GoldAnswers:
+    """The gold answers of episodes as turns of the agent that answers; each (prompt, answer) once."""
+
+    turns: list[Turn]
+    asked: list[list[int]]  # per episode: where in `turns` its gold answers are
+
+    def best(self, logprobs: Sequence[torch.Tensor]) -> list[float]:
+        """Per episode: the mean log-probability per token of its most likely gold answer; `logprobs`: of each turn."""
+        means = [tokens.mean().item() for tokens in logprobs]
+        return [max(means[i] for i in places) for places in self.asked]
+
+
+def gold_answers(episodes: Sequence[Episode], generator: Agent, tokenizer: PreTrainedTokenizerBase) -> GoldAnswers:
+    """As if `generator` had written each gold answer from the passages of the episode. Every question has an answer."""
+    turns: list[Turn] = []
+    places: dict[tuple[str, str], int] = {}
+    asked = []
+    for episode in episodes:
+        prompt = generator.prompt(episode)
+        new = [gold for gold in dict.fromkeys(episode.question.answers) if (prompt.content, gold) not in places]
+        prompt_ids = tuple(encode_prompt(tokenizer, prompt)) if new else ()
+        for gold in new:
+            places[prompt.content, gold] = len(turns)
+            ids = tuple(encode_response(tokenizer, gold, None))
+            turns.append(Turn(generator.name, prompt.content, gold, prompt_ids=prompt_ids, response_ids=ids))
+        asked.append([places[prompt.content, gold] for gold in episode.question.answers])
+    return GoldAnswers(turns, asked)
