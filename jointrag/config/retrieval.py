@@ -220,9 +220,9 @@ class RerankerConfig(TrainingSettings):
     """Questions to evaluate on, in the same format."""
     decoder: DecoderFormat | None = None
     """For decoders that are no rerankers yet; null: the default one."""
-    loss: Literal["point_ce", "point_mse", "pairwise", "listwise", "lambda", "kl", "margin_mse"] = "point_ce"
-    """point_*: each text by itself, labels from 0 to 1. pairwise (RankNet), listwise (softmax) and lambda (nDCG): a
-    query's texts against each other. kl, margin_mse: a teacher's scores."""
+    loss: Literal["point_ce", "point_mse", "pairwise", "listwise", "lambda", "kl", "margin_mse"] = "listwise"
+    """listwise (softmax), pairwise (RankNet), lambda (nDCG): a query's texts against each other. point_ce, point_mse:
+    each text by itself, labels from 0 to 1, so that scores are probabilities. kl, margin_mse: a teacher's scores."""
     labels: Literal["auto", "binary", "scores"] = "auto"
     """scores: the file's; binary: 1 for pos, 0 for neg; auto: scores where every text has one."""
     min_label: float | None = None
