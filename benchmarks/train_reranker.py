@@ -29,6 +29,7 @@ from trainers.retrieval.groups import BatchesByLength, Group
 def reranker(quick: bool) -> Kind:
     config = RerankerConfig(
         model=minilm(),
+        loss="point_ce",  # as theirs
         batch_size=2 if quick else 4,
         num_negatives=3 if quick else 7,
         max_length=TEXT_LENGTH,

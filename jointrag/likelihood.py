@@ -44,6 +44,36 @@ def hidden_before(decoder: Any, turns: Sequence[Turn], pad: int, device: torch.d
     return decoder(input_ids=ids, use_cache=False).last_hidden_state[rows, before]
 
 
+def _hidden_after_prompts(decoder: Any, turns: Sequence[Turn], pad: int, device: torch.device) -> torch.Tensor:
+    """The same where turns have prompts in common: each is read once, and its responses go on from there. A question
+    with ten gold answers costs little more than one with a single one."""
+    import torch
+
+    prompts = list(dict.fromkeys(turn.prompt_ids for turn in turns))
+    width = max(map(len, prompts))
+    ids = torch.tensor([[*[pad] * (width - len(prompt)), *prompt] for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    read = decoder(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
+    place = {prompt: i for i, prompt in enumerate(prompts)}
+    of_turn = torch.tensor([place[turn.prompt_ids] for turn in turns], device=device)
+    hidden = read.last_hidden_state[of_turn, -1:]  # [turns, 1, hidden]: what predicts each first token
+    longest = max(len(turn.response_ids) for turn in turns)
+    if longest > 1:
+        read.past_key_values.batch_select_indices(of_turn)
+        said = [[*t.response_ids[:-1], *[pad] * (longest - len(t.response_ids))] for t in turns]
+        later = decoder(
+            input_ids=torch.tensor(said, device=device),
+            attention_mask=torch.cat([mask[of_turn], mask.new_ones(len(turns), longest - 1)], dim=1),
+            position_ids=positions[of_turn, -1:] + 1 + torch.arange(longest - 1, device=device),
+            past_key_values=read.past_key_values,
+            use_cache=True,
+        )
+        hidden = torch.cat([hidden, later.last_hidden_state], dim=1)
+    rows = [i for i, turn in enumerate(turns) for _ in turn.response_ids]
+    return hidden[rows, [j for turn in turns for j in range(len(turn.response_ids))]]
+
+
 def response_logprobs(lm: LocalLM, turns: Sequence[Turn], tokens_per_forward: int | None = None) -> list[torch.Tensor]:
     """Log-probabilities of each turn's response, [response tokens] on the CPU, unrestricted and at temperature 1. All
     turns are of one agent. `tokens_per_forward`: the model's own unless given."""
@@ -58,11 +88,16 @@ def response_logprobs(lm: LocalLM, turns: Sequence[Turn], tokens_per_forward: in
     was_training = lm.model.training
     lm.model.eval()
     with torch.no_grad():
-        lengths = [num_tokens(turn) for turn in turns]
+        longest = {}  # response of each prompt, so that a prompt's turns stay together
+        for turn in turns:
+            longest[turn.prompt_ids] = max(longest.get(turn.prompt_ids, 0), len(turn.response_ids))
+        lengths = [len(turn.prompt_ids) + longest[turn.prompt_ids] for turn in turns]
         for batch in batches_by_length(lengths, tokens_per_forward or lm.tokens_per_forward, MOST_PADDING):
             here = [turns[i] for i in batch]
             tokens = torch.tensor([token for turn in here for token in turn.response_ids], device=lm.model.device)
-            hidden = hidden_before(decoder, here, lm.end, lm.model.device)
+            num_prompts = len({turn.prompt_ids for turn in here})
+            read = hidden_before if num_prompts == len(here) else _hidden_after_prompts
+            hidden = read(decoder, here, lm.end, lm.model.device)
             size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
             logprobs = torch.cat(
                 [
@@ -72,9 +107,16 @@ def response_logprobs(lm: LocalLM, turns: Sequence[Turn], tokens_per_forward: in
             )
             for i, piece in zip(batch, logprobs.cpu().split([len(t.response_ids) for t in here]), strict=True):
                 found[i] = piece
-            lm.count.add(real=sum(lengths[i] for i in batch), padded=max(lengths[i] for i in batch) * len(batch))
+            lm.count.add(*_tokens_read(here))
     lm.model.train(was_training)
     return found
+
+
+def _tokens_read(turns: Sequence[Turn]) -> tuple[int, int]:
+    """Tokens of one forward pass, each prompt counted once: without padding, and with it."""
+    prompts = [len(prompt) for prompt in {turn.prompt_ids for turn in turns}]
+    responses = [len(turn.response_ids) for turn in turns]
+    return sum(prompts) + sum(responses), max(prompts) * len(prompts) + max(responses) * len(responses)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The command line of a trainer that is run by itself: settings of one section, and where its data is.
 
-    raise SystemExit(main(__doc__, NegativesConfig, _arguments, _run))
+    raise SystemExit(main("trainers.negatives", __doc__, NegativesConfig, _arguments, _run))
 
 Imports little, so that --help and mistakes are answered at once. Exit codes: 0 done, 1 failed, 2 a mistake in the
 command or the settings, 130 interrupted.
@@ -24,6 +24,7 @@ S = TypeVar("S", bound=Section)
 
 
 def main(
+    module: str,
     description: str | None,
     section: type[S],
     arguments: Callable[[argparse.ArgumentParser], None],
@@ -31,10 +32,12 @@ def main(
     implied: Callable[[argparse.Namespace], list[str]] = lambda options: [],
     given: Sequence[str] | None = None,
 ) -> int:
-    """Parse, run, print the metrics that `run` returns. `arguments` adds what is no setting; `implied` says which
-    settings follow from it. Returns the exit code."""
+    """Parse, run, print the metrics that `run` returns; returns the exit code. `module` is what is run; `arguments`
+    adds what is no setting, and `implied` says which settings follow from it."""
     parser = argparse.ArgumentParser(
-        description=(description or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m {module}",
+        description=(description or "").strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arguments(parser)
     parser.add_argument(

@@ -10,7 +10,7 @@ is written is a training file. The retriever is bm25, an embedding model (folder
 Not everything near the top is a negative: much of it answers the question and nobody has marked it. Left out are texts
 that equal or hold a positive of the question (of any line with that question), texts that hold a gold answer, and what
 NegativesConfig's ranks, margin and share of the positive's score exclude (the share is that of Moreira et al. 2024,
-NV-Retriever). Where a question has several positives, the worst one counts.
+NV-Retriever).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ WHY: dict[Reason, str] = {
     "answer": "held a gold answer",
 }
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("trainers.negatives")  # __name__ is __main__ on the command line
 _QUESTIONS_AT_ONCE = 16_384  # searched for in one pass over the corpus
 FILE = "negatives.jsonl"
 _SPARE_RANKS = 8  # for texts that are in the corpus twice
@@ -122,8 +122,7 @@ def mine(
     known = open_known(data, folder)
     search = open_search(retriever, corpus, work=folder, language=config.language, device=device)
     tally = Tally(config.num_negatives)
-    questions = known.read(search.corpus, bare=retriever == "bm25")
-    records = progress(_mined(config, questions, search, seed, tally), "mining negatives, question", total=len(known))
+    records = _mined(config, known.read(search.corpus, bare=retriever == "bm25"), search, seed, tally)
     write_records(out, records, "flagembedding" if config.scores else "triplets")
     if work is None:
         shutil.rmtree(folder)
@@ -175,14 +174,15 @@ def _mined(
             config.last_rank + most_positives + _SPARE_RANKS,
             [question.positives for question in block],
         )
-        for i, question in enumerate(block):
+        for i, question in enumerate(progress(block, "choosing negatives, question")):
             candidates = (
                 Candidate(search.corpus[position], score)
                 for position, score in zip(found.positions[i].tolist(), found.scores[i].tolist(), strict=True)
                 if position >= 0
             )
             rng = random.Random(f"{seed} {tally.questions}")
-            negatives = choose(candidates, question, min(found.own[i]), config, rng, tally)
+            positive_score = (min if config.compare_with == "worst" else max)(found.own[i])
+            negatives = choose(candidates, question, positive_score, config, rng, tally)
             if negatives is None:
                 continue
             yield Record(
@@ -206,7 +206,7 @@ def choose(
 ) -> list[Candidate] | None:
     """The question's negatives among `candidates` (best first), in their order; None: the question is dropped.
 
-    `positive_score` is that of its worst positive.
+    `positive_score` is that of the positive they are compared with.
     """
     most = _highest_score(positive_score, config)
     answers = [answer for answer in question.answers if config.leave_out_answers and normalize(answer) not in VERDICTS]
@@ -298,4 +298,4 @@ def _run(config: NegativesConfig, options: argparse.Namespace) -> dict[str, floa
 if __name__ == "__main__":
     from trainers.command_line import main
 
-    raise SystemExit(main(__doc__, NegativesConfig, _arguments, _run))
+    raise SystemExit(main("trainers.negatives", __doc__, NegativesConfig, _arguments, _run))

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from jointrag.corpus import Corpus
     from trainers.retrieval.corpus_search import CorpusSearch
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("trainers.preferences")  # __name__ is __main__ on the command line
 FILE = "preferences.jsonl"
 _QUESTIONS_AT_ONCE = 16_384  # searched for in one pass over the corpus
 
@@ -274,4 +274,4 @@ def _run(config: PreferencesConfig, options: argparse.Namespace) -> dict[str, fl
 if __name__ == "__main__":
     from trainers.command_line import main
 
-    raise SystemExit(main(__doc__, PreferencesConfig, _arguments, _run, _reader_settings))
+    raise SystemExit(main("trainers.preferences", __doc__, PreferencesConfig, _arguments, _run, _reader_settings))

@@ -220,9 +220,9 @@ class RerankerConfig(TrainingSettings):
     """Questions to evaluate on, in the same format."""
     decoder: DecoderFormat | None = None
     """For decoders that are no rerankers yet; null: the default one."""
-    loss: Literal["point_ce", "point_mse", "pairwise", "listwise", "lambda", "kl", "margin_mse"] = "point_ce"
-    """point_*: each text by itself, labels from 0 to 1. pairwise (RankNet), listwise (softmax) and lambda (nDCG): a
-    query's texts against each other. kl, margin_mse: a teacher's scores."""
+    loss: Literal["point_ce", "point_mse", "pairwise", "listwise", "lambda", "kl", "margin_mse"] = "listwise"
+    """listwise (softmax), pairwise (RankNet), lambda (nDCG): a query's texts against each other. point_ce, point_mse:
+    each text by itself, labels from 0 to 1, so that scores are probabilities. kl, margin_mse: a teacher's scores."""
     labels: Literal["auto", "binary", "scores"] = "auto"
     """scores: the file's; binary: 1 for pos, 0 for neg; auto: scores where every text has one."""
     min_label: float | None = None
@@ -300,9 +300,12 @@ class NegativesConfig(Section):
     """Negatives are found from the first to the last of these ranks, positives not counted. The best ranks hold the
     hardest negatives, and the most false ones."""
     margin: Annotated[float, Field(ge=0)] | None = None
-    """A negative scores at least this much less than the question's worst positive; null: whatever it scores."""
+    """A negative scores at least this much less than the positive; null: whatever it scores."""
     max_share: Share | None = 0.95
-    """A negative scores at most this share of what the question's worst positive scores; null: whatever it scores."""
+    """A negative scores at most this share of what the positive scores; null: whatever it scores."""
+    compare_with: Literal["best", "worst"] = "best"
+    """Which of several positives that is. worst is stricter, and leaves little where the retriever cannot find one of
+    them, as in multi-hop questions."""
     leave_out_answers: bool = True
     """Leave passages out that hold a gold answer, where the questions have answers (yes and no aside)."""
     choose: Literal["top", "sample"] = "top"

@@ -286,7 +286,7 @@ def test_the_command_line(folder: Path, prepared: Path, tmp_path: Path, capsys: 
 
     def call(*more: str) -> int:
         functions = (preferences._arguments, preferences._run, preferences._reader_settings)
-        return main(preferences.__doc__, PreferencesConfig, *functions, given=[*given, *more])
+        return main("trainers.preferences", preferences.__doc__, PreferencesConfig, *functions, given=[*given, *more])
 
     assert call(f"--reader={folder / 'model'}", "--set=reader.dtype=float32") == 0
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 5

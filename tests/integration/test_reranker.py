@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.cross_encoder.modules import LogitScore
 from torch.nn import functional
 
 from jointrag.config import DecoderFormat, LoraSettings, RerankerConfig
@@ -121,6 +123,24 @@ def test_decoder_loads_with_sentence_transformers(
     assert not list(folder.rglob("*.bin"))
     again = make_model(settings(folder), "cpu")  # what was trained once can be trained on
     np.testing.assert_allclose(scores(again), after, atol=1e-5)
+
+
+def test_a_reranker_with_a_chat_template_and_a_prompt(data: Path, tmp_path: Path) -> None:
+    """As published ones have them: query and document are roles, an instruction is the default prompt."""
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}relevant:"
+    decoder = Transformer(str(tiny_decoder(tmp_path / "decoder")), transformer_task="text-generation")
+    decoder.tokenizer.chat_template = template
+    yes, no = decoder.tokenizer.convert_tokens_to_ids(["Ġyes", "Ġno"])
+    start = CrossEncoder(
+        modules=[decoder, LogitScore(yes, no)], device="cpu", prompts={"web": "bara!"}, default_prompt_name="web"
+    )
+    start.save_pretrained(str(tmp_path / "start"))
+    config = settings(tmp_path / "start", max_length=60)
+    batch = RerankerLearner(make_model(config, "cpu"), config).collate([Group("kite", ("deso",), (1.0,))])
+    read = decoder.tokenizer.decode(batch["features"]["pair"]["input_ids"][0])
+    assert read == "system: bara!\nquery: kite\ndocument: deso\nrelevant:"
+    _, after, folder = trained(config, data, tmp_path / "out")
+    np.testing.assert_allclose(scores(CrossEncoder(str(folder), device="cpu")), after, atol=1e-5)
 
 
 def test_training_that_was_interrupted_goes_on(bert: Path, data: Path, dev: Path, tmp_path: Path) -> None:

@@ -51,11 +51,17 @@ def test_it_is_what_the_model_says_when_it_speaks(lm: LocalLM) -> None:
         torch.testing.assert_close(logprobs, torch.tensor(completion.logprobs), atol=1e-5, rtol=0)
 
 
-def test_what_was_read_is_counted(lm: LocalLM) -> None:
-    lm.count = TokenCount()
+def test_each_prompt_is_read_once(lm: LocalLM) -> None:
     turns = turns_of(lm)
+    lm.count = TokenCount()
+    response_logprobs(lm, turns)
+    prompts = {turn.prompt_ids for turn in turns}
+    assert len(turns) == 2 * len(prompts)
+    assert lm.count.real == sum(map(len, prompts)) + sum(len(turn.response_ids) for turn in turns)
+    assert lm.count.real <= lm.count.padded <= 1.5 * lm.count.real
+    lm.count = TokenCount()
     response_logprobs(lm, turns, 1)
-    assert lm.count.real == lm.count.padded == sum(map(num_tokens, turns))  # one a pass: no padding
+    assert lm.count.real == lm.count.padded == sum(map(num_tokens, turns))  # one turn a pass
 
 
 def test_the_best_gold_answer_by_hand(lm: LocalLM) -> None:

@@ -132,7 +132,7 @@ PASSAGES = [
     Passage("stalker", "Stalker", "Stalker is a film that Andrei Tarkovsky directed in 1979."),
     Passage("mirror", "Mirror", "Mirror is a film that some other man than those directed in 1975."),
     Passage("lem", "Stanislaw Lem", "Lem wrote the novel Solaris."),
-    Passage("soderbergh", "Steven Soderbergh", "Soderbergh made another Solaris."),
+    Passage("soderbergh", "Steven Soderbergh", "Soderbergh made another Solaris, many years later."),
     Passage("copy", "Solaris", "Solaris is a film, that Andrei Tarkovsky directed in 1972!"),
     Passage("fish", "Fish", "Fish swim."),
 ]
@@ -176,6 +176,15 @@ def test_scores_are_written_on_request(corpus: Path, tmp_path: Path) -> None:
     assert len(row["pos_scores"]) == 1 and len(row["neg"]) == 3
     records = open_records(tmp_path / "mined.jsonl", cache=tmp_path / "cache")
     assert records.format == "flagembedding" and records[0].negative_scores == tuple(row["neg_scores"])
+
+
+def test_the_positive_to_compare_with(corpus: Path) -> None:
+    data = [{"query": QUESTION, "pos": [PASSAGES[0].contents, PASSAGES[3].contents]}]  # the best, and one far below
+    strict = {"max_share": 1.0, "num_negatives": 1}
+    rows, _ = run(corpus, data, strict)
+    assert rows[0]["neg"] == [PASSAGES[1].contents]
+    rows, _ = run(corpus, data, strict | {"compare_with": "worst"})
+    assert rows[0]["neg"] == [PASSAGES[4].contents]
 
 
 def test_positives_of_another_line_with_the_question_are_no_negatives(corpus: Path) -> None:
@@ -258,7 +267,7 @@ def test_the_command_line(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
     def call(*more: str) -> int:
         arguments = (NegativesConfig, negatives._arguments, negatives._run)
-        return main(negatives.__doc__, *arguments, given=[*given, *more])
+        return main("trainers.negatives", negatives.__doc__, *arguments, given=[*given, *more])
 
     assert call("--set", "num_negatives=2", "--set", "max_share=null") == 0
     assert json.loads((tmp_path / "out.jsonl").read_text())["neg"][0] == PASSAGES[1].contents

@@ -14,7 +14,6 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,13 +106,17 @@ def fit_and_measure(
 ) -> dict[str, float]:
     """Measure, train, measure; writes out/model. Returns `name`/loss, METRICS, and these before training as start_…"""
     from trainers.parallel import Team
-    from trainers.retrieval.backbone import prepare
+    from trainers.retrieval.backbone import autocast, prepare
     from trainers.retrieval.fit import fit
 
     model, settings = learner.model, learner.settings
     team = Team.join(model.device.type)
-    before = held.measure(model) if held is not None and team.is_first else {}
-    before = team.gather([before] if team.is_first else [])[0]
+
+    def evaluate() -> dict[str, float]:
+        with autocast(settings, model.device.type):
+            return {} if held is None else held.measure(model)
+
+    before = team.gather([evaluate()] if team.is_first else [])[0]
     prepare(model, settings, model_name)
     result = fit(
         learner,
@@ -122,7 +125,7 @@ def fit_and_measure(
         seed=seed,
         out=out,
         tracker=tracker,
-        evaluate=None if held is None else partial(held.measure, model),
+        evaluate=None if held is None else evaluate,
         name=name,
         order=order,
     )
