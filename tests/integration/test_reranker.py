@@ -129,15 +129,16 @@ def test_a_reranker_with_a_chat_template_and_a_prompt(data: Path, tmp_path: Path
     """As published ones have them: query and document are roles, an instruction is the default prompt."""
     template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}relevant:"
     decoder = Transformer(str(tiny_decoder(tmp_path / "decoder")), transformer_task="text-generation")
-    decoder.tokenizer.chat_template = template
-    yes, no = decoder.tokenizer.convert_tokens_to_ids(["Ġyes", "Ġno"])
+    tokenizer: Any = decoder.tokenizer
+    tokenizer.chat_template = template
+    yes, no = tokenizer.convert_tokens_to_ids(["Ġyes", "Ġno"])
     start = CrossEncoder(
         modules=[decoder, LogitScore(yes, no)], device="cpu", prompts={"web": "bara!"}, default_prompt_name="web"
     )
     start.save_pretrained(str(tmp_path / "start"))
     config = settings(tmp_path / "start", max_length=60)
     batch = RerankerLearner(make_model(config, "cpu"), config).collate([Group("kite", ("deso",), (1.0,))])
-    read = decoder.tokenizer.decode(batch["features"]["pair"]["input_ids"][0])
+    read = tokenizer.decode(batch["features"]["pair"]["input_ids"][0])
     assert read == "system: bara!\nquery: kite\ndocument: deso\nrelevant:"
     _, after, folder = trained(config, data, tmp_path / "out")
     np.testing.assert_allclose(scores(CrossEncoder(str(folder), device="cpu")), after, atol=1e-5)
