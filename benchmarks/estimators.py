@@ -21,10 +21,11 @@ from benchmarks.record import environment
 from jointrag.jsonl import write_atomically
 
 RESULTS = demo.RESULTS.with_name("estimators.json")
+SINGLE = ["mappo.questions_per_step=64", "mappo.rollouts_per_question=1"]
 GROUPS = ["mappo.questions_per_step=16", "mappo.rollouts_per_question=4"]
 VARIANTS = {
-    "gae, per agent": ["mappo.advantage=gae", "mappo.whiten=agent"],
-    "gae, over all": ["mappo.advantage=gae", "mappo.whiten=all"],
+    "gae, per agent": ["mappo.advantage=gae", "mappo.whiten=agent", *SINGLE],
+    "gae, over all": ["mappo.advantage=gae", "mappo.whiten=all", *SINGLE],
     "group, per agent": ["mappo.advantage=group", "mappo.whiten=agent", *GROUPS],
     "rloo, per agent": ["mappo.advantage=rloo", "mappo.whiten=agent", *GROUPS],
 }

@@ -113,7 +113,12 @@ def setups(quick: bool) -> dict[str, Setup]:
 
 def _config(num_episodes: int) -> MappoConfig:
     return MappoConfig(
-        questions_per_step=num_episodes, minibatch_episodes=num_episodes // 2, dev_every=0, samples_every=0
+        advantage="gae",
+        rollouts_per_question=1,
+        questions_per_step=num_episodes,
+        minibatch_episodes=num_episodes // 2,
+        dev_every=0,
+        samples_every=0,
     )
 
 

@@ -99,7 +99,9 @@ DATA: dict[str, Callable[[Path, Path], Path]] = {"t2ranking": t2ranking, "musiqu
 def open_groups(name: str, num_negatives: int, samples: Path, folder: Path) -> Groups:
     """A group for every positive, with negatives of its query. Six queries of t2ranking have some of them twice."""
     records = open_records(DATA[name](samples, folder), cache=folder / "records")
-    return Groups(records, mode="one_positive", seed=0, num_negatives=num_negatives, labels="binary", pad="repeat")
+    return Groups(
+        records, mode="one_positive", seed=0, num_negatives=num_negatives, labels="binary", repeat_negatives=True
+    )
 
 
 def columns(examples: Sequence[Group]) -> dict[str, list[str]]:

@@ -114,19 +114,11 @@ def main(path: Path) -> int:
         return 1
     if is_first:
         write_atomically(metrics_of(path), json.dumps(metrics))
-    _part()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from trainers.parallel import Team
+
+        Team.leave()
     return 0
-
-
-def _part() -> None:
-    """Leave the processes that shared the stage in good order: a connection still open at the interpreter's end can
-    bring the process down there."""
-    if "torch" in sys.modules:
-        from torch import distributed
-
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.barrier()
-            distributed.destroy_process_group()
 
 
 def rank() -> int:

@@ -118,7 +118,8 @@ class Run:
 
     def say(self, stage: str, what: str) -> None:
         """A line about a stage on the console and in the run's log."""
-        logger.info("[%d/%d] %-10s %s", self.stages.index(stage) + 1, len(self.stages), stage, what)
+        width = max(map(len, self.stages))
+        logger.info("[%d/%d] %-*s %s", self.stages.index(stage) + 1, len(self.stages), width, stage, what)
 
     def _task(self, make: Any, recipe: Recipe, refresh: bool) -> Task[..., Artifact]:
         where = artifacts.stage_key(recipe.stage, 0, {"path": str(recipe.path(self.config.workspace))}, {})

@@ -12,6 +12,7 @@ from jointrag.config import (
     PretrainedEncoder,
     PretrainedLM,
     RerankerConfig,
+    RetrieverConfig,
 )
 from jointrag.own_code import source_file
 from tasks.run import Run, Stage
@@ -51,7 +52,7 @@ def retriever(run: Run, prepared: Artifact) -> Artifact:
     sources = _own_model(config.encoder.name) if isinstance(config.encoder, PretrainedEncoder) else {}
     inputs = {"prepared": prepared}
     if config.train and config.supervision == "preference":
-        start = config.model_copy(update={"train": False, "supervision": "gold"})
+        start = RetrieverConfig(encoder=config.encoder, train=False, trust_remote_code=config.trust_remote_code)
         inputs["retriever"] = run.build(START_RETRIEVER, {"config": start}, inputs, sources=sources)
         inputs = {"prepared": prepared, "preferences": _preferences(run, inputs)}
     files = {"data": config.data, "teacher": config.teacher and config.teacher.vectors} if config.train else {}
@@ -93,6 +94,8 @@ def _pair_model(
     run: Run, stage: Stage, config: LateInteractionConfig | RerankerConfig, negatives: Artifact | None
 ) -> Artifact:
     files = {name: outside(file, name) for name, file in (("data", config.data), ("dev", config.dev)) if file}
+    if config.data is None:  # a question of which fewer were mined than asked is no mistake of the user's
+        config = config.model_copy(update={"repeat_negatives": True})
     mined = {"negatives": negatives} if negatives else {}
     return run.build(stage, {"config": config}, mined, sources=files | _own_model(config.model))
 

@@ -191,9 +191,14 @@ def _fit(
         if by_scores:
             examples = Groups(data, mode="all_texts", seed=seed, labels="scores", max_texts=config.max_texts)
         else:
-            pad = "repeat" if config.repeat_negatives else None
             order = BatchesWithoutDuplicates
-            examples = Groups(data, mode="one_positive", seed=seed, num_negatives=config.num_negatives, pad=pad)
+            examples = Groups(
+                data,
+                mode="one_positive",
+                seed=seed,
+                num_negatives=config.num_negatives,
+                repeat_negatives=config.repeat_negatives,
+            )
         guide = None
         if config.guide is not None:
             guide = load(SentenceTransformer, config.guide, "retriever.guide", device=device)

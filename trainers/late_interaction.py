@@ -102,7 +102,7 @@ def make_groups(config: LateInteractionConfig, loss: Loss, records: Records, see
         seed=seed,
         labels="binary",
         num_negatives=config.num_negatives,
-        pad="repeat" if config.repeat_negatives else None,
+        repeat_negatives=config.repeat_negatives,
     )
 
 

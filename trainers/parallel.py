@@ -43,6 +43,14 @@ class Team:
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
         return cls(state.process_index, state.num_processes, _sharded())
 
+    @staticmethod
+    def leave() -> None:
+        """At the end of a process that joined: a connection still open at the interpreter's end can bring it down
+        there."""
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.barrier()
+            distributed.destroy_process_group()
+
     @property
     def is_first(self) -> bool:
         """The one process that writes, logs and tracks."""

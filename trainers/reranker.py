@@ -166,7 +166,7 @@ def make_groups(config: RerankerConfig, records: Records, seed: int) -> Groups:
             seed=seed,
             labels="binary",
             num_negatives=config.num_negatives,
-            pad="repeat" if config.repeat_negatives else None,
+            repeat_negatives=config.repeat_negatives,
         )
     groups = Groups(
         records,

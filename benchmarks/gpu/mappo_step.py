@@ -112,7 +112,12 @@ def measure(device: str, shape: Shape, quick: bool) -> tuple[list[Case], str]:
         agents = AgentsConfig.model_validate({"rewriter": {"max_new_tokens": 8}, "generator": {"max_new_tokens": 4}})
         passage_words = 140 if on_gpu else 10
     config = MappoConfig(
-        questions_per_step=num_episodes, minibatch_episodes=num_episodes // 2, dev_every=0, tokens_per_forward=16_384
+        advantage="gae",
+        rollouts_per_question=1,
+        questions_per_step=num_episodes,
+        minibatch_episodes=num_episodes // 2,
+        dev_every=0,
+        tokens_per_forward=16_384,
     )
     world = make_world(num_questions=64, passage_words=passage_words)
     sides: list[Any] = []

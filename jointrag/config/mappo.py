@@ -63,11 +63,12 @@ class MappoConfig(Section):
 
     num_steps: PositiveInt = 200
     """Iterations of rollout and update."""
-    questions_per_step: PositiveInt = 64
-    rollouts_per_question: PositiveInt = 1
-    """Episodes sampled of each question; group and rloo compare them with each other and need at least 2."""
-    advantage: Literal["gae", "group", "rloo"] = "gae"
-    """gae: a critic says what to expect. group, rloo: the other rollouts of the question do, without a critic."""
+    questions_per_step: PositiveInt = 16
+    rollouts_per_question: PositiveInt = 4
+    """Episodes sampled of each question; rloo and group compare them with each other and need at least 2."""
+    advantage: Literal["rloo", "group", "gae"] = "rloo"
+    """rloo, group: the other rollouts of the question say what to expect, without a critic. gae: a critic does, and one
+    rollout of four times as many questions is the better use of the same episodes."""
     whiten: Literal["agent", "all", "no"] = "agent"
     """Advantages to mean 0 and deviation 1: over each agent's tokens, over all tokens, or not at all."""
     trained: tuple[AgentName, ...] | None = None

@@ -83,3 +83,4 @@ RUNS = {"reranking": reranking, "late_interaction": late_interaction}
 
 if __name__ == "__main__":
     torch.save(RUNS[sys.argv[1]](Path(sys.argv[2])), Path(sys.argv[2]) / f"{os.environ['RANK']}.pt")
+    Team.leave()

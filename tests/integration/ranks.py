@@ -138,7 +138,14 @@ def mappo(out: Path) -> Any:
     """Two updates on the same rollouts in every process; then a short run, in which they share the questions."""
     team = Team.join("cpu")
     config = MappoConfig(
-        num_steps=3, questions_per_step=7, minibatch_episodes=3, ppo_epochs=2, learning_rate=1e-3, dev_every=1
+        advantage="gae",
+        rollouts_per_question=1,
+        num_steps=3,
+        questions_per_step=7,
+        minibatch_episodes=3,
+        ppo_epochs=2,
+        learning_rate=1e-3,
+        dev_every=1,
     ).model_copy(update={"entropy_coefficient": 0.01})
     policy = Policy(tiny_lm(), config)
     assert policy.critic
@@ -157,8 +164,19 @@ def mappo(out: Path) -> Any:
     return {"updated": updated, "norms": grad_norms, "trained": trained, "last": progress.last, "step": progress.step}
 
 
-JOINT = MappoConfig(num_steps=3, questions_per_step=5, minibatch_episodes=3, learning_rate=1e-3, max_grad_norm=0.1,
-                    checkpoint_every=1, dev_every=1, keep="last", tokens_per_forward=300)  # fmt: skip
+JOINT = MappoConfig(
+    advantage="gae",
+    rollouts_per_question=1,
+    num_steps=3,
+    questions_per_step=5,
+    minibatch_episodes=3,
+    learning_rate=1e-3,
+    max_grad_norm=0.1,
+    checkpoint_every=1,
+    dev_every=1,
+    keep="last",
+    tokens_per_forward=300,
+)
 LORA = PretrainedLM(name="", dtype="float32", lora=Lora(r=4, alpha=8), max_length=TINY.max_length)
 JOINT_KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "all weights": (TINY, {"shaping_coefficient": 0.1, "gradient_checkpointing": True}),
@@ -205,3 +223,4 @@ if __name__ == "__main__":
     exit_with_parent()
     found = globals()[sys.argv[1]](Path(sys.argv[2]))
     torch.save(found, Path(sys.argv[2]) / f"{os.environ['RANK']}.pt")
+    Team.leave()

@@ -144,3 +144,4 @@ if __name__ == "__main__":
         killed(Path(sys.argv[2]), sys.argv[3])
     else:
         torch.save(shared(Path(sys.argv[2])), Path(sys.argv[2]) / f"{os.environ['RANK']}.pt")
+        Team.leave()

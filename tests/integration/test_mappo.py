@@ -13,7 +13,15 @@ from trainers.mappo.loop import run
 from trainers.mappo.policy import Policy
 from trainers.mappo.rollouts import earlier_turns
 
-CONFIG = MappoConfig(num_steps=4, questions_per_step=10, minibatch_episodes=5, learning_rate=1e-3, dev_every=0)
+CONFIG = MappoConfig(
+    advantage="gae",
+    rollouts_per_question=1,
+    num_steps=4,
+    questions_per_step=10,
+    minibatch_episodes=5,
+    learning_rate=1e-3,
+    dev_every=0,
+)
 
 
 def with_settings(**settings) -> MappoConfig:

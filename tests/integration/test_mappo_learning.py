@@ -15,6 +15,8 @@ from trainers.mappo.loop import run
 from trainers.mappo.policy import Policy
 
 TOY = MappoConfig(
+    advantage="gae",
+    rollouts_per_question=1,
     num_steps=110,
     questions_per_step=80,
     minibatch_episodes=40,
@@ -47,7 +49,15 @@ def test_the_optimum_is_found(tmp_path, estimator):
     assert sum(rewards[-5:]) / 5 >= 0.95, rewards
 
 
-SHORT = MappoConfig(num_steps=6, questions_per_step=10, minibatch_episodes=5, learning_rate=1e-3, dev_every=0)
+SHORT = MappoConfig(
+    advantage="gae",
+    rollouts_per_question=1,
+    num_steps=6,
+    questions_per_step=10,
+    minibatch_episodes=5,
+    learning_rate=1e-3,
+    dev_every=0,
+)
 
 
 def last_metrics(out, **settings):

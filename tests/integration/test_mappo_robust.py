@@ -21,7 +21,14 @@ from trainers.mappo.loop import run
 from trainers.mappo.policy import Policy
 
 CONFIG = MappoConfig(
-    num_steps=6, questions_per_step=10, minibatch_episodes=5, learning_rate=1e-3, checkpoint_every=1, dev_every=2
+    advantage="gae",
+    rollouts_per_question=1,
+    num_steps=6,
+    questions_per_step=10,
+    minibatch_episodes=5,
+    learning_rate=1e-3,
+    checkpoint_every=1,
+    dev_every=2,
 )
 
 

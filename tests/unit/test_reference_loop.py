@@ -17,7 +17,14 @@ from jointrag.pipeline import answer
 from jointrag.types import Turn
 from tests.tiny import QUESTIONS, FixedRetriever, chain, tiny_lm
 
-CONFIG = MappoConfig(questions_per_step=5, minibatch_episodes=4, learning_rate=1e-3, dev_every=0)
+CONFIG = MappoConfig(
+    advantage="gae",
+    rollouts_per_question=1,
+    questions_per_step=5,
+    minibatch_episodes=4,
+    learning_rate=1e-3,
+    dev_every=0,
+)
 
 
 def reference_loop(config: MappoConfig = CONFIG) -> ReferenceLoop:

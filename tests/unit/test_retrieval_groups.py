@@ -126,7 +126,7 @@ def test_capped_scores_keep_best_and_worst(tmp_path: Path) -> None:
 
 def test_repeated_negatives_where_asked_for(tmp_path: Path) -> None:
     groups = Groups(
-        stored(tmp_path, *triplets(2, negatives=3)), mode="one_positive", num_negatives=7, seed=0, pad="repeat"
+        stored(tmp_path, *triplets(2, negatives=3)), mode="one_positive", num_negatives=7, seed=0, repeat_negatives=True
     )
     for epoch in range(5):
         counts = Counter(groups[epoch, 0].texts[1:])
@@ -136,8 +136,11 @@ def test_repeated_negatives_where_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"num_negatives": 6}, r"line 2: 5 usable negatives, and num_negatives=6 .*3 of 4 records.*pad=.repeat"),
-        ({"num_negatives": 6, "pad": "repeat"}, r"line 4: 0 usable negatives.*take such lines out"),
+        (
+            {"num_negatives": 6},
+            r"line 2: 5 usable negatives, and num_negatives=6 .*3 of 4 records.*set repeat_negatives",
+        ),
+        ({"num_negatives": 6, "repeat_negatives": True}, r"line 4: 0 usable negatives.*take such lines out"),
         ({"num_negatives": -1}, "num_negatives=-1 is below 0"),
         ({"labels": "scores"}, 'line 1: none of the fields "scores" and "pos_scores"'),
         ({"mode": "all_texts", "max_texts": 1}, "max_texts=1 leaves nothing to compare"),

@@ -48,8 +48,8 @@ class Groups(Dataset[Group]):
 
     labels "binary": 1 for positives, 0 for negatives; "scores": the file's, scaled evenly from [min_label, max_label]
     to [0, 1] where these are given (negatives without a score count as min_label); "auto": scores where every text has
-    a label that way. pad "repeat": a record with too few negatives shows some of them twice; without it that is an
-    error.
+    a label that way. `repeat_negatives`: a record with too few negatives shows some of them twice; without it that
+    is an error.
 
     Raises ValueError, with file and line of the record, when the records cannot give what is asked.
     """
@@ -65,7 +65,7 @@ class Groups(Dataset[Group]):
         labels: Literal["auto", "binary", "scores"] = "auto",
         min_label: float | None = None,
         max_label: float | None = None,
-        pad: Literal["repeat"] | None = None,
+        repeat_negatives: bool = False,
     ) -> None:
         self.records, self.mode, self.seed = records, mode, seed
         self.num_negatives, self.max_texts = num_negatives, max_texts
@@ -79,7 +79,7 @@ class Groups(Dataset[Group]):
         if mode == "all_texts":
             _check_all_texts(records, labels, max_texts)
         else:
-            _check_one_positive(records, num_negatives, pad)
+            _check_one_positive(records, num_negatives, repeat_negatives)
         if labels == "scores":
             _check_scores(records, min_label, max_label)
         # Where each record's groups end; one per record is the index itself.
@@ -177,7 +177,7 @@ class Groups(Dataset[Group]):
 # ---- what is asked against what there is -----------------------------------------------------------------------------
 
 
-def _check_one_positive(records: Records, num_negatives: int, pad: str | None) -> None:
+def _check_one_positive(records: Records, num_negatives: int, repeat: bool) -> None:
     if num_negatives < 0:
         raise ValueError(f"num_negatives={num_negatives} is below 0")
     if records.scores != "none" and "neg" not in records.report.fields:
@@ -192,10 +192,11 @@ def _check_one_positive(records: Records, num_negatives: int, pad: str | None) -
             f'{records.where(0)}: no field "neg", and num_negatives={num_negatives} asks for some; mine hard negatives '
             "first, or set num_negatives=0"
         )
-    short = np.flatnonzero(records.num_negatives < (1 if pad else num_negatives))
+    short = np.flatnonzero(records.num_negatives < (1 if repeat else num_negatives))
     if len(short):
         count = records.num_negatives[short[0]]
-        remedy = "take such lines out, or mine more" if pad else 'lower num_negatives, mine more, or set pad="repeat"'
+        fewer = "lower num_negatives, mine more, or set repeat_negatives=true"
+        remedy = "take such lines out, or mine more" if repeat else fewer
         raise ValueError(
             f"{records.where(int(short[0]))}: {count} usable negatives, and num_negatives={num_negatives} asks for "
             f"{num_negatives} ({len(short):,} of {len(records):,} records have too few; empty and repeated negatives, "
