@@ -44,7 +44,7 @@ def embedding(quick: bool) -> Kind:
     return Kind(
         sample="queries",
         settings=config,
-        make_model=lambda: make_model(config.encoder, (), "cpu"),
+        make_model=lambda: make_model(config, (), "cpu"),
         make_learner=lambda model, settings: Embedder(model, settings, "softmax"),
         order=BatchesWithoutDuplicates,
         their_trainer=SentenceTransformerTrainer,

@@ -52,7 +52,9 @@ def retriever(run: Run, prepared: Artifact) -> Artifact:
     sources = _own_model(config.encoder.name) if isinstance(config.encoder, PretrainedEncoder) else {}
     inputs = {"prepared": prepared}
     if config.train and config.supervision == "preference":
-        start = RetrieverConfig(encoder=config.encoder, train=False, trust_remote_code=config.trust_remote_code)
+        start = RetrieverConfig(
+            encoder=config.encoder, train=False, attention=config.attention, trust_remote_code=config.trust_remote_code
+        )
         inputs["retriever"] = run.build(START_RETRIEVER, {"config": start}, inputs, sources=sources)
         inputs = {"prepared": prepared, "preferences": _preferences(run, inputs)}
     files = {"data": config.data, "teacher": config.teacher and config.teacher.vectors} if config.train else {}

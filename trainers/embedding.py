@@ -73,7 +73,7 @@ def train(
 
     no_bars_in_logs()
     set_seed(seed)
-    encoder = Encoder(make_model(config.encoder, texts, device, trust_remote_code=config.trust_remote_code))
+    encoder = Encoder(make_model(config, texts, device))
 
     def evaluate() -> dict[str, float]:
         with autocast(config, encoder.model.device.type):
@@ -138,27 +138,26 @@ def _texts(data: Records | TeacherTexts | None, corpus: Corpus) -> Iterator[str]
 # ---- model -----------------------------------------------------------------------------------------------------------
 
 
-def make_model(
-    config: ScratchEncoder | PretrainedEncoder, texts: Iterable[str], device: str, *, trust_remote_code: bool = False
-) -> SentenceTransformer:
+def make_model(config: RetrieverConfig, texts: Iterable[str], device: str) -> SentenceTransformer:
     """The encoder to start from. A scratch one takes its vocabulary from `texts` and torch's current random state."""
     from sentence_transformers import SentenceTransformer
 
-    from trainers.retrieval.backbone import check_length, load
+    from trainers.retrieval.backbone import check_length, load, weights
 
-    if isinstance(config, ScratchEncoder):
-        return SentenceTransformer(modules=scratch_encoder(config, texts), device=None if device == "auto" else device)
+    encoder = config.encoder
+    if isinstance(encoder, ScratchEncoder):
+        return SentenceTransformer(modules=scratch_encoder(encoder, texts), device=None if device == "auto" else device)
     model = load(
         SentenceTransformer,
-        config.name,
+        encoder.name,
         "retriever.encoder.name",
         device=device,
-        trust_remote_code=trust_remote_code,
-        model_kwargs={} if config.attention is None else {"attn_implementation": config.attention},
+        trust_remote_code=config.trust_remote_code,
+        model_kwargs=weights(config),
     )
-    if "max_length" in config.model_fields_set:
-        check_length(model, config.max_length, "retriever.encoder.max_length", config.name)
-    model.max_seq_length = min(config.max_length, model.max_seq_length or config.max_length)
+    if "max_length" in encoder.model_fields_set:
+        check_length(model, encoder.max_length, "retriever.encoder.max_length", encoder.name)
+    model.max_seq_length = min(encoder.max_length, model.max_seq_length or encoder.max_length)
     return model
 
 

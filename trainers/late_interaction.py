@@ -27,7 +27,7 @@ from jointrag.config import LateInteractionConfig
 from jointrag.encoders import Encoder, Kind, no_bars_in_logs
 from jointrag.tracking import NoTracker, Tracker
 from trainers.parallel import Team
-from trainers.retrieval.backbone import check_length, check_padding, load
+from trainers.retrieval.backbone import check_length, check_padding, load, weights
 from trainers.retrieval.embedder import VECTOR, text_ids
 from trainers.retrieval.forward import Features
 from trainers.retrieval.groups import BatchesByLength, BatchesWithoutDuplicates, Group, Groups
@@ -191,7 +191,7 @@ def make_model(config: LateInteractionConfig, device: str = "auto") -> MultiVect
         f"{NAME}.model",
         device=device,
         trust_remote_code=config.trust_remote_code,
-        model_kwargs={"use_safetensors": True},
+        model_kwargs=weights(config),
     )
     check_padding(model, config.model)
     _project(model, config)

@@ -27,7 +27,7 @@ from jointrag.config import DecoderFormat, RerankerConfig
 from jointrag.encoders import no_bars_in_logs
 from jointrag.tracking import NoTracker, Tracker
 from trainers.parallel import Team
-from trainers.retrieval.backbone import check_length, check_padding, load
+from trainers.retrieval.backbone import check_length, check_padding, load, weights
 from trainers.retrieval.decoder_format import as_reranker, check_room, is_bare_decoder, load_decoder
 from trainers.retrieval.forward import Features
 from trainers.retrieval.groups import BatchesByLength, Group, Groups
@@ -120,9 +120,8 @@ def make_model(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
     config.decoder asks for another.
     """
     loading = {"device": device, "trust_remote_code": config.trust_remote_code}
-    weights = {"use_safetensors": True}
     if load(is_bare_decoder, config.model, f"{NAME}.model", **loading):
-        decoder = load(load_decoder, config.model, f"{NAME}.model", model_kwargs=weights, **loading)
+        decoder = load(load_decoder, config.model, f"{NAME}.model", model_kwargs=weights(config), **loading)
         model = as_reranker(decoder, config.decoder or DecoderFormat())
     elif config.decoder is not None:
         raise ValueError(
@@ -130,7 +129,7 @@ def make_model(config: RerankerConfig, device: str = "auto") -> CrossEncoder:
             "leave it out"
         )
     else:
-        model = load(CrossEncoder, config.model, f"{NAME}.model", model_kwargs=weights, **loading)
+        model = load(CrossEncoder, config.model, f"{NAME}.model", model_kwargs=weights(config), **loading)
     if model.num_labels != 1:
         raise ValueError(
             f"{NAME}.model={config.model!r} gives {model.num_labels} scores for a pair, and a reranker gives one; "

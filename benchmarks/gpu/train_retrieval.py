@@ -201,7 +201,7 @@ def _embedders(folder: str, shape: Shape, device: str) -> Learners:
         num_negatives=NUM_NEGATIVES,
         batch_size=shape.batch_size,
     )
-    model = embedding.make_model(config.encoder, (), device)
+    model = embedding.make_model(config, (), device)
     return {way: Embedder(model, config.model_copy(update=given), "softmax") for way, given in WAYS.items()}
 
 

@@ -32,9 +32,6 @@ class PretrainedEncoder(Section):
     type: Literal["pretrained"] = "pretrained"
     name: str
     max_length: PositiveInt = 256
-    attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None
-    """null: what the model takes by itself. flash_attention_2 needs a GPU, the package flash-attn and half precision,
-    and does without padding."""
 
 
 Encoder = Annotated[ScratchEncoder | PretrainedEncoder, Field(discriminator="type")]
@@ -82,6 +79,9 @@ class TrainingSettings(Section):
     """Steps between evaluations; null: at the end only. The best model is kept."""
     checkpoint_every: PositiveInt = 500
     """Steps between checkpoints; training that was interrupted goes on from the last."""
+    attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None
+    """null: what the model takes by itself. flash_attention_2 needs a GPU, the package flash-attn and half precision,
+    and does without padding."""
     lora: LoraSettings | None = None
     trust_remote_code: bool = False
     """True: run code that comes with the model. Only for those whose authors you trust."""

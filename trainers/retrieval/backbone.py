@@ -43,6 +43,12 @@ def load(
         ) from None
 
 
+def weights(settings: TrainingSettings) -> dict[str, Any]:
+    """How the model's weights are loaded (model_kwargs): from safetensors only, and with which attention."""
+    attention = {} if settings.attention is None else {"attn_implementation": settings.attention}
+    return {"use_safetensors": True, **attention}
+
+
 def precision_of(settings: TrainingSettings, device: str) -> Literal["float32", "bf16", "fp16"]:
     """What settings.precision comes to on this type of device."""
     if settings.precision != "auto":
