@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jointrag.config import PipelineConfig
 from jointrag.preflight import preflight
-from jointrag.presets import resolve
+from jointrag.presets import ConfigError, resolve
 from tasks.run import Run, open_run
 
 # Spelled out, because Prefect's pages make forms of them; a test compares them with configs/ and the stages.
@@ -54,6 +54,8 @@ def opened(
     preflight(config)
     left_out = {name for name, wanted in _optional(config).items() if not wanted}
     chain = tuple(name for name in chain if name not in left_out)
+    if missing := [name for name in force or () if name not in chain]:
+        raise ConfigError(f"force names {missing[0]}, which is no stage of this run; it has {', '.join(chain)}")
     mlflow_uri = config.tracking.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
     with open_run(config, preset, chain, force or (), mlflow_uri) as run:
         yield run

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from flows.opening import opened
 from jointrag.artifacts import Artifact
-from jointrag.presets import resolve
+from jointrag.presets import ConfigError, resolve
 from tasks import stages
 
 
@@ -33,3 +34,10 @@ def test_a_reward_function_counts_by_its_code(tmp_path: Path, monkeypatch: pytes
     assert mappo_sources(setting) == before
     file.write_text("def f(episode):\n    return 2.0\n")
     assert mappo_sources(setting) != before
+
+
+@pytest.mark.parametrize("name", ["report", "control"])
+def test_only_a_stage_of_the_run_can_be_forced(name: str) -> None:
+    asked = opened("smoke", {"control.enabled": False}, [name], ("prepare", "mappo", "control"))
+    with pytest.raises(ConfigError, match=rf"force names {name}, .*it has prepare, mappo"), asked:
+        pass
