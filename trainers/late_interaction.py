@@ -21,19 +21,18 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.util import load_file_path
 from sentence_transformers.util.similarity import maxsim, maxsim_pairwise
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from jointrag.config import LateInteractionConfig
 from jointrag.encoders import Encoder, Kind, no_bars_in_logs
 from jointrag.tracking import NoTracker, Tracker
 from trainers.parallel import Team
 from trainers.retrieval.backbone import check_length, check_padding, load, weights
-from trainers.retrieval.embedder import VECTOR, text_ids
+from trainers.retrieval.embedder import VECTOR, targets_of
 from trainers.retrieval.forward import Features
 from trainers.retrieval.groups import BatchesByLength, BatchesWithoutDuplicates, Group, Groups
 from trainers.retrieval.held_out import fit_and_measure, open_split
 from trainers.retrieval.learner import Batch, Learner, Outputs
-from trainers.retrieval.losses import guided, same_text
+from trainers.retrieval.losses import guided, in_batch, same_text
 from trainers.retrieval.ranking_losses import group, kl
 from trainers.retrieval.records import Need, Records
 
@@ -129,14 +128,7 @@ class LateInteractionLearner(Learner[Group]):
         for guide in self._guide:
             features["guide query"] = tokens(guide, queries, "query")
             features["guide text"] = tokens(guide, texts, "passage")
-        labels = [label for group in examples for label in group.labels]
-        targets = {
-            "sizes": torch.tensor([len(group.texts) for group in examples]),
-            "labels": torch.tensor(labels, dtype=torch.float32),
-            "query_ids": text_ids(queries),
-            "text_ids": text_ids(texts),
-        }
-        return {"features": features, "targets": targets}
+        return {"features": features, "targets": targets_of(examples, queries, texts)}
 
     def run(self, name: str, features: Features) -> Mapping[str, Any]:
         if name.startswith("guide"):
@@ -163,14 +155,7 @@ class LateInteractionLearner(Learner[Group]):
         if self._guide:
             masked |= guided(outputs["guide query"][VECTOR], outputs["guide text"][VECTOR], positive)
         scores = maxsim(queries[_TOKENS], texts[_TOKENS], a_mask=queries[_MASK], b_mask=texts[_MASK])
-        return in_batch_maxsim(scores, positive, self.settings.temperature, masked)
-
-
-def in_batch_maxsim(scores: Tensor, positive: Tensor, temperature: float, masked: Tensor) -> Tensor:
-    """Each query's positive, column `positive[i]` of MaxSim scores [queries, texts], against all other texts of the
-    batch but those `masked` [queries, texts]; mean over queries. The positive itself is never masked."""
-    masked = masked.scatter(1, positive[:, None], False)
-    return cross_entropy((scores / temperature).masked_fill(masked, -torch.inf), positive)
+        return in_batch(scores / self.settings.temperature, positive, masked)
 
 
 def tokens(model: Any, texts: Sequence[str], kind: Kind) -> Features:

@@ -21,10 +21,11 @@ from jointrag.config import LateInteractionConfig, LoraSettings
 from tests.integration.ranking_runs import late_interaction
 from tests.integration.ranks import torchrun
 from tests.rerankers import MAX_LENGTH, WORDS, same_group, tiny_bert, tiny_decoder, write
-from trainers.late_interaction import LateInteractionLearner, in_batch_maxsim, make_groups, make_model, train
+from trainers.late_interaction import LateInteractionLearner, make_groups, make_model, train
 from trainers.retrieval.backbone import prepare
 from trainers.retrieval.fit import fit
 from trainers.retrieval.groups import Group
+from trainers.retrieval.losses import in_batch
 from trainers.retrieval.records import open_records
 
 TEXTS = ["bara deso", " ".join(WORDS[:20]), "lovi", " ".join(WORDS * 3)]
@@ -99,7 +100,7 @@ def test_as_sentence_transformers_has_it(bert: Path, loss: Any, caching: bool, e
 def test_masked_texts_are_no_negatives() -> None:
     scores = torch.tensor([[2.0, 9.0, 1.0], [0.5, 3.0, 8.0]])
     masked = torch.tensor([[True, True, False], [False, False, True]])  # of the first one, the positive too: no matter
-    loss = in_batch_maxsim(scores, torch.tensor([0, 1]), 1.0, masked)
+    loss = in_batch(scores, torch.tensor([0, 1]), masked)
     by_hand = (np.log(np.exp(2) + np.exp(1)) - 2 + np.log(np.exp(0.5) + np.exp(3)) - 3) / 2
     assert float(loss) == pytest.approx(by_hand, abs=1e-6)
 

@@ -69,14 +69,7 @@ class Embedder(_Embeds):
         for guide in self._guide:
             features["guide query"] = self.tokens(queries, "query", guide)
             features["guide text"] = self.tokens(texts, "passage", guide)
-        labels = [label for group in examples for label in group.labels]
-        targets = {
-            "sizes": torch.tensor([len(group.texts) for group in examples]),
-            "labels": torch.tensor(labels, dtype=torch.float32),
-            "query_ids": text_ids(queries),
-            "text_ids": text_ids(texts),
-        }
-        return {"features": features, "targets": targets}
+        return {"features": features, "targets": targets_of(examples, queries, texts)}
 
     def run(self, name: str, features: Features) -> Mapping[str, Any]:
         if not name.startswith("guide"):
@@ -160,6 +153,18 @@ def widen(model: SentenceTransformer, num_dims: int) -> None:
     nn.init.orthogonal_(layer.linear.weight)
     place = next((i for i, module in enumerate(model) if isinstance(module, Normalize)), len(model))
     model.insert(place, layer.to(model.device))
+
+
+def targets_of(examples: Sequence[Group], queries: Sequence[str], texts: Sequence[str]) -> dict[str, Tensor]:
+    """What losses over the texts of a batch need: each query's number of texts, their labels, and who is equal to
+    whom."""
+    labels = [label for group in examples for label in group.labels]
+    return {
+        "sizes": torch.tensor([len(group.texts) for group in examples]),
+        "labels": torch.tensor(labels, dtype=torch.float32),
+        "query_ids": text_ids(queries),
+        "text_ids": text_ids(texts),
+    }
 
 
 def text_ids(texts: Sequence[str]) -> Tensor:

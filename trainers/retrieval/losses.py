@@ -29,7 +29,11 @@ def in_batch_softmax(
     `masked` [n, m], True: this text is no negative for this query. The positive itself is never masked.
     Called InfoNCE, multiple negatives ranking (Henderson et al. 2017).
     """
-    scores = cosine(queries, texts) / temperature
+    return in_batch(cosine(queries, texts) / temperature, positive, masked)
+
+
+def in_batch(scores: Tensor, positive: Tensor, masked: Tensor | None = None) -> Tensor:
+    """The same of scores [queries, texts] by whatever measure: cosine over a temperature, MaxSim."""
     if masked is not None:
         scores = scores.masked_fill(masked.scatter(1, positive[:, None], False), -torch.inf)
     return cross_entropy(scores, positive)
