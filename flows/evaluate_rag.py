@@ -24,7 +24,7 @@ from tasks import stages
 from tasks.publish import show_scores
 from tasks.serve import RetrievalServer
 
-CHAIN = ("prepare", "retriever", "index", "serve", "evaluate")
+CHAIN = ("prepare", "start_retriever", "preferences", "retriever", "index", "serve", "evaluate")
 AGENT_STAGES = ("warm_start", "mappo", "control")
 
 

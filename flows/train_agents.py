@@ -18,7 +18,9 @@ from flows.opening import Preset, StageName, opened
 from tasks import stages
 from tasks.serve import RetrievalServer
 
-CHAIN = ("prepare", "retriever", "index", "serve", "agent_data", "warm_start", "mappo")
+CHAIN = (
+    "prepare", "start_retriever", "preferences", "retriever", "index", "serve", "agent_data", "warm_start", "mappo"
+)  # fmt: skip
 
 
 @flow(name="train-agents")
