@@ -254,6 +254,7 @@ def _arguments(llm: Any, phase: Phase, num_processes: int, seed: int, out: Path)
         disable_tqdm=True,
         remove_unused_columns=False,
         max_length=None,
+        ddp_find_unused_parameters=False,  # every trained weight has its part in every step
         dataset_kwargs={"skip_prepare_dataset": True},
         seed=seed,
     )
