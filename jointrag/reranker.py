@@ -9,9 +9,9 @@
 
     Reranker(..., long_documents="windows")    # read all of a long document, in overlapping windows; the best counts
 
-Code written for RAG-Retrieval's reranker runs unchanged: `compute_score`, `rerank` and its results work here, too. What
-differs is what was broken there: a list always comes back as a list, an empty document keeps its place (and is last),
-an unknown model is an error, and whatever is cut is said.
+Code written for RAG-Retrieval's reranker runs unchanged (jointrag/rankers/rag_retrieval.py): `compute_score`, `rerank`
+and its results work here, too. What differs is what was broken there: a list always comes back as a list, an empty
+document keeps its place (and is last), an unknown model is an error, and whatever is cut is said.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Literal
 from jointrag.rankers.base import Pair, Ranker
 from jointrag.rankers.kinds import make
 from jointrag.rankers.loading import Loading
+from jointrag.rankers.rag_retrieval import RagRetrievalNames, kind_of
 from jointrag.rankers.results import AnyDocument, Document, Ranked, Ranking, Score, as_document
 from jointrag.rankers.writing import Limits
 
@@ -32,7 +33,7 @@ Aggregate = Literal["max", "first", "mean", "top2"]
 _LONG_WORK = 2_000  # pairs from which progress is shown
 
 
-class Reranker:
+class Reranker(RagRetrievalNames):
     """See the module."""
 
     def __init__(
@@ -43,24 +44,34 @@ class Reranker:
         dtype: Any = None,
         *,
         long_documents: LongDocuments = "truncate",
-        overlap: int = 80,
+        overlap: int | None = None,
         aggregate: Aggregate = "max",
         max_length: int | None = None,
         tokens_per_forward: int | None = None,
         trust_remote_code: bool = False,
+        model_type: str | None = None,
+        verbose: int = 1,
         **options: Any,
     ) -> None:
         """`model`: a folder, a Hugging Face name, a server's address, "bm25", or a Ranker of your own. `kind`: where
         the model's files do not say it (jointrag.rankers.kinds). `dtype`: fp16, bf16 or float32; by itself half
         precision on a GPU. `long_documents`: what does not fit `max_length` tokens is cut off, with a warning, or read
-        in windows that share `overlap` tokens, whose scores become one by `aggregate`: the best, the first, their mean
-        or the sum of the best two. `tokens_per_forward`: how many tokens go through the model together. `options`: of
-        the kind (cutoff_layers, prompt, instruction, api_key_variable …).
+        in windows that share `overlap` tokens (80; a quarter of a window where that is less), whose scores become one
+        by `aggregate`: the best, the first, their mean or the sum of the best two. `tokens_per_forward`: how many
+        tokens go through the model together. `model_type`: RAG-Retrieval's cross-encoder, llm or colbert, in place of
+        kind. `verbose=0`: no progress unless a call asks for it. `options`: of the kind (cutoff_layers, prompt,
+        instruction, api_key_variable …).
 
         Raises ValueError for a model that cannot be loaded or of which nobody can tell the kind.
         """
         loading = Loading(device, dtype, max_length, tokens_per_forward, trust_remote_code)
+        if model_type is not None and not isinstance(model, Ranker):
+            if kind is not None:
+                raise ValueError(f"kind={kind!r} and model_type={model_type!r} say the same; give one of them")
+            kind, known = kind_of(model_type, model)
+            options = {**known, **options}
         self.ranker = model if isinstance(model, Ranker) else make(model, kind, loading, options)
+        self._show_long_work = verbose > 0
         if long_documents not in ("truncate", "windows"):
             raise ValueError(f"long_documents={long_documents!r}: truncate or windows")
         if aggregate not in _AGGREGATES:
@@ -105,6 +116,9 @@ class Reranker:
             raise ValueError(f"{len(queries)} queries, but documents for {len(documents)}")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k={top_k}: ask for at least one document")
+        for group in documents:
+            if isinstance(group, str):
+                raise ValueError(f"documents={group!r:.60}: a list of documents is expected, and this is one text")
         read = [[as_document(one, place) for place, one in enumerate(group)] for group in documents]
         pairs = [
             (query, one.text or "")
@@ -123,7 +137,8 @@ class Reranker:
         for place, pair in enumerate(pairs):
             if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
                 raise ValueError(f"pair {place}: {pair!r:.60} is not (query, text)")
-        show = len(pairs) >= _LONG_WORK if show_progress is None else show_progress
+        long_work = self._show_long_work and len(pairs) >= _LONG_WORK
+        show = long_work if show_progress is None else show_progress
         found = self.ranker.score(pairs, self.limits, show_progress=show)
         scores = [_AGGREGATES[self.aggregate](parts) for parts in found]
         if cut := [score.unread_tokens for score in scores if score.unread_tokens]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from jointrag.progress import progress
 from jointrag.rankers.results import Score
@@ -40,6 +40,11 @@ class Ranker(ABC):
     @abstractmethod
     def score_batch(self, pairs: Sequence[Pair]) -> Sequence[float]:
         """One number per pair, in order."""
+
+    def with_settings(self, **settings: Any) -> Ranker:
+        """This ranker with other settings (instruction, cutoff_layers); the model is shared. Raises ValueError for
+        one that it does not have."""
+        raise ValueError(f"{type(self).__name__} has no setting {', '.join(settings)} that a call can change")
 
     def normalize(self, score: float) -> float:
         """A score between 0 and 1. The logistic function, which suits logits."""

@@ -5,15 +5,14 @@ To add a kind: a class with `score_batch` (base.py), and its line in KINDS.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
+from inspect import signature
 from typing import Any
 
 from jointrag.rankers.base import Ranker
-from jointrag.rankers.loading import Loading
+from jointrag.rankers.loading import Loading, is_saved_reranker, model_json
 
 KINDS = {
     "cross_encoder": "jointrag.rankers.cross_encoder:CrossEncoder",
@@ -30,10 +29,12 @@ KINDS = {
 NAMES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("bge-reranker-v2-gemma", "decoder", {"prompt": "bge"}),
     ("qwen3-reranker", "decoder", {"prompt": "qwen3"}),
+    ("mxbai-rerank-base-v2", "decoder", {"prompt": "mxbai"}),
+    ("mxbai-rerank-large-v2", "decoder", {"prompt": "mxbai"}),
     ("bge-reranker-v2-minicpm-layerwise", "layerwise", {}),
-    ("bge-reranker-v2.5-gemma2-lightweight", "layerwise", {}),
+    ("bce-reranker-base", "cross_encoder", {"sigmoid": True}),
 )
-"""Part of a name, in lower case; kind; options. For models whose files do not say how they are to be asked."""
+"""Part of a name, in lower case; kind; options. For what a model's files do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,73 +45,58 @@ class Found:
 
 def make(name: str, kind: str | None, loading: Loading, options: dict[str, Any]) -> Ranker:
     """The ranker. Raises ValueError for an unknown kind, or a model of which none can be told."""
-    found = Found(kind, {}) if kind is not None else find(name, loading)
-    if found.kind not in KINDS:
-        raise ValueError(f"kind={found.kind!r} is none of {', '.join(KINDS)}")
-    if kind in ("decoder", "layerwise"):  # the kind is given, but the name may still know the prompt
-        found = Found(found.kind, _by_name(name).options if (by := _by_name(name)) and by.kind == kind else {})
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"kind={kind!r} is none of {', '.join(KINDS)}")
+    found = find(name) if kind is None else Found(kind, _options(name, kind))
     module, _, attribute = KINDS[found.kind].partition(":")
     make_ranker: Callable[..., Ranker] = getattr(import_module(module), attribute)
-    try:
-        return make_ranker(name, loading, **{**found.options, **options})
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise ValueError(f"a {found.kind} ranker has no such option: {error}") from None
+    known = signature(make_ranker).parameters
+    for option in options:
+        if option not in known or option in ("name", "loading"):
+            choices = ", ".join(one for one in known if one not in ("name", "loading")) or "none"
+            raise ValueError(f"a {found.kind} ranker has no option {option}; it has {choices}")
+    return make_ranker(name, loading, **{**found.options, **options})
 
 
-def find(name: str, loading: Loading) -> Found:
+def find(name: str) -> Found:
     """What the model's files say, or its name. Raises ValueError where neither does, with the kinds there are."""
     if name == "bm25":
         return Found("bm25", {})
     if name.startswith(("http://", "https://")):
         return Found("served", {})
-    saved = _json(name, "config_sentence_transformers.json").get("model_type")
-    head = (_json(name, "config.json", needed=True).get("architectures") or [""])[0]
+    saved = model_json(name, "config_sentence_transformers.json").get("model_type")
+    head = (model_json(name, "config.json", needed=True).get("architectures") or [""])[0]
     if saved == "CrossEncoder":
         return Found("decoder" if head.endswith("ForCausalLM") else "cross_encoder", {})
     if saved in ("MultiVectorEncoder", "ColBERT") or head == "HF_ColBERT":
         return Found("late_interaction", {})
-    if saved == "SentenceTransformer":
+    if saved in ("SentenceTransformer", "SparseEncoder"):
         raise ValueError(_unclear(name, "an embedding model: it ranks by its vectors, in an index"))
     if head.endswith("ForSequenceClassification"):
-        return Found("cross_encoder", {})
-    if by_name := _by_name(name):
-        return by_name
+        return Found("cross_encoder", _options(name, "cross_encoder"))
+    if known := by_name(name):
+        return known
     if "LayerWise" in head:
         return Found("layerwise", {})
     if head.endswith("ForCausalLM"):
-        raise ValueError(
-            _unclear(
-                name, "a language model that nothing says how to ask: kind=decoder with a prompt, chat or listwise"
-            )
-        )
+        how = "a language model that nothing says how to ask: kind=decoder with a prompt, chat or listwise"
+        raise ValueError(_unclear(name, how))
     raise ValueError(_unclear(name, f"{head or 'of no known architecture'}: no reranker that is known here"))
 
 
-def _by_name(name: str) -> Found | None:
+def by_name(name: str) -> Found | None:
+    """What the table says of a name; None where nothing."""
     low = name.lower()
     return next((Found(kind, dict(options)) for part, kind, options in NAMES if part in low), None)
 
 
-def _json(name: str, file: str, *, needed: bool = False) -> dict[str, Any]:
-    """A JSON file of a folder or of a model on the Hub; {} where there is none."""
-    path: str | Path | None = Path(name) / file
-    if not Path(name).is_dir():
-        from transformers.utils import cached_file
-
-        try:
-            path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
-        except OSError as error:
-            raise ValueError(
-                f"{name!r} is no folder and cannot be downloaded ({error}); give a folder, a Hugging Face name, the "
-                "address of a server, or bm25"
-            ) from None
-    if path is None or not Path(path).is_file():
-        if needed:
-            raise ValueError(f"{name}: no {file} in it; give the folder that holds the model")
+def _options(name: str, kind: str) -> dict[str, Any]:
+    """What the name says of a model whose kind is known; a classifier made of a decoder is asked as that was."""
+    known = by_name(name)
+    if known is None or is_saved_reranker(name):  # what is saved in the folder comes first
         return {}
-    return json.loads(Path(path).read_text("utf-8"))
+    asked_alike = kind in ("cross_encoder", "layerwise") and "prompt" in known.options
+    return known.options if known.kind == kind or asked_alike else {}
 
 
 def _unclear(name: str, what: str) -> str:

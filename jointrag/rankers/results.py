@@ -61,6 +61,11 @@ class Ranked:
         return self.document.id
 
     @property
+    def doc_id(self) -> int:
+        """RAG-Retrieval's name for `index`."""
+        return self.index
+
+    @property
     def passage(self) -> str | None:
         """The text of the window that counted; the whole text where it was read as one."""
         if self.window is None or self.text is None:
@@ -87,6 +92,10 @@ class Ranking(Sequence[Ranked]):
 
     query: str
     results: tuple[Ranked, ...]
+
+    def results_count(self) -> int:
+        """RAG-Retrieval's name for the length."""
+        return len(self.results)
 
     def top_k(self, k: int) -> tuple[Ranked, ...]:
         """The best `k`, all if there are fewer."""
