@@ -18,7 +18,7 @@ from flows.opening import Preset, StageName, opened
 from tasks import stages
 from tasks.serve import RetrievalServer
 
-CHAIN = ("prepare", "retriever", "index", "serve", "agent_data", "warm_start", "mappo")
+CHAIN = ("prepare", "retriever", "index", "negatives", "reranker", "serve", "agent_data", "warm_start", "mappo")
 
 
 @flow(name="train-agents")
@@ -30,7 +30,8 @@ def train_agents(
         prepared = stages.prepare(run)
         retriever = stages.retriever(run, prepared)
         index = stages.index(run, prepared, retriever)
-        with RetrievalServer(run, index) as server:
+        reranker = stages.chain_reranker(run, prepared, retriever)
+        with RetrievalServer(run, index, reranker) as server:
             agent_data = stages.agent_data(run, prepared, server)
             warm_start = stages.warm_start(run, agent_data)
             mappo = stages.mappo(run, agent_data, warm_start, server)
