@@ -9,7 +9,6 @@ Scores do not depend on what else is in a batch.
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,12 +32,13 @@ class Read:
     """A piece and the pair it is a part of."""
 
     pair: int
+    query: str
     piece: Piece
     unread_tokens: int
 
 
 class LocalRanker(Ranker):
-    """Subclasses say how a pair is written (`writing`) and what the model makes of a batch (`forward`)."""
+    """Subclasses say how a pair is written (`writing`) and what the model makes of a batch (`forward`, or `values`)."""
 
     reads_windows = True
 
@@ -57,27 +57,34 @@ class LocalRanker(Ranker):
         self.max_length = max_length
         self.device = next(model.parameters()).device
         self.tokens_per_forward = tokens_per_forward or (65_536 if self.device.type == "cuda" else 4_096)
-        self._pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        known = (model.config.get_text_config().pad_token_id, tokenizer.pad_token_id)
+        self._pad_id = next((one for one in known if one is not None and one >= 0), 0)  # the model's own comes first
 
-    @abstractmethod
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, num_first: torch.Tensor) -> torch.Tensor:
         """Scores [batch] of token ids [batch, length]. `num_first` [batch]: how many tokens, padding on the left
         included, are before the document."""
+        raise NotImplementedError
+
+    def values(self, batch: Sequence[Read]) -> torch.Tensor:
+        """Scores [batch]. What a subclass says that needs more than token ids."""
+        return self.forward(*self.tensors([read.piece for read in batch]))
 
     def score_batch(self, pairs: Sequence[Pair]) -> list[float]:
         return [found[0].value for found in self.score(pairs, Limits(self.max_length))]
 
     def score(self, pairs: Sequence[Pair], limits: Limits, *, show_progress: bool = False) -> list[list[Score]]:
+        if not pairs:
+            return []
         found: list[list[Score]] = [[] for _ in pairs]
         order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][1]))
         blocks = [order[start : start + BLOCK] for start in range(0, len(order), BLOCK)]
         with torch.inference_mode(), ThreadPoolExecutor(1) as tokenising:
-            ahead = tokenising.submit(self._read, pairs, blocks[0], limits) if blocks else None
+            ahead = tokenising.submit(self._read, pairs, blocks[0], limits)
             waiting: list[Read] = []
             for following in progress([*blocks[1:], []], "scoring, block") if show_progress else [*blocks[1:], []]:
-                assert ahead is not None
                 waiting += ahead.result()
-                ahead = tokenising.submit(self._read, pairs, following, limits) if following else None
+                if following:
+                    ahead = tokenising.submit(self._read, pairs, following, limits)
                 waiting.sort(key=lambda read: -len(read.piece.ids))
                 waiting = self._score_all(waiting, found, limits.windows, keep_rest=bool(following))
         for scores in found:  # windows in the order of the text
@@ -89,7 +96,7 @@ class LocalRanker(Ranker):
         reads = []
         for i, written in zip(block, self.writing.write(queries, documents, limits), strict=True):
             pieces, unread = written.pieces(limits)
-            reads += [Read(i, piece, unread) for piece in pieces]
+            reads += [Read(i, pairs[i][0], piece, unread) for piece in pieces]
         return reads
 
     def _score_all(self, reads: list[Read], found: list[list[Score]], windows: bool, *, keep_rest: bool) -> list[Read]:
@@ -107,7 +114,7 @@ class LocalRanker(Ranker):
 
     def _score(self, batch: list[Read]) -> list[float]:
         try:
-            return self.forward(*self._tensors([read.piece for read in batch])).float().cpu().tolist()
+            return self.values(batch).float().cpu().tolist()
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
@@ -116,7 +123,8 @@ class LocalRanker(Ranker):
         logger.warning("out of memory: going on with %d tokens at a time", self.tokens_per_forward)
         return [value for part in _halves(batch) for value in self._score(part)]
 
-    def _tensors(self, pieces: Sequence[Piece]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def tensors(self, pieces: Sequence[Piece]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Token ids and mask [pieces, longest], and `num_first`, as `forward` takes them."""
         width = max(len(piece.ids) for piece in pieces)
         ids = torch.full((len(pieces), width), self._pad_id)
         mask = torch.zeros((len(pieces), width), dtype=torch.long)
