@@ -23,6 +23,7 @@ from typing import Any, Literal
 from jointrag.rankers.base import Pair, Ranker
 from jointrag.rankers.kinds import make
 from jointrag.rankers.loading import Loading
+from jointrag.rankers.processes import Processes
 from jointrag.rankers.rag_retrieval import RagRetrievalNames, kind_of
 from jointrag.rankers.results import AnyDocument, Document, Ranked, Ranking, Score, as_document
 from jointrag.rankers.writing import Limits
@@ -43,6 +44,7 @@ class Reranker(RagRetrievalNames):
         device: str | None = None,
         dtype: Any = None,
         *,
+        devices: Sequence[str] | None = None,
         long_documents: LongDocuments = "truncate",
         overlap: int | None = None,
         aggregate: Aggregate = "max",
@@ -55,12 +57,13 @@ class Reranker(RagRetrievalNames):
     ) -> None:
         """`model`: a folder, a Hugging Face name, a server's address, "bm25", or a Ranker of your own. `kind`: where
         the model's files do not say it (jointrag.rankers.kinds). `dtype`: fp16, bf16 or float32; by itself half
-        precision on a GPU. `long_documents`: what does not fit `max_length` tokens is cut off, with a warning, or read
-        in windows that share `overlap` tokens (80; a quarter of a window where that is less), whose scores become one
-        by `aggregate`: the best, the first, their mean or the sum of the best two. `tokens_per_forward`: how many
-        tokens go through the model together. `model_type`: RAG-Retrieval's cross-encoder, llm or colbert, in place of
-        kind. `verbose=0`: no progress unless a call asks for it. `options`: of the kind (cutoff_layers, prompt,
-        instruction, api_key_variable …).
+        precision on a GPU. `devices`: several, in place of device, that share the pairs (a process each).
+        `long_documents`: what does not fit `max_length` tokens is cut off, with a warning, or read in windows that
+        share `overlap` tokens (80; a quarter of a window where that is less), whose scores become one by `aggregate`:
+        the best, the first, their mean or the sum of the best two. `tokens_per_forward`: how many tokens go through
+        the model together. `model_type`: RAG-Retrieval's cross-encoder, llm or colbert, in place of kind.
+        `verbose=0`: no progress unless a call asks for it. `options`: of the kind (cutoff_layers, prompt, instruction,
+        api_key_variable …).
 
         Raises ValueError for a model that cannot be loaded or of which nobody can tell the kind.
         """
@@ -70,7 +73,14 @@ class Reranker(RagRetrievalNames):
                 raise ValueError(f"kind={kind!r} and model_type={model_type!r} say the same; give one of them")
             kind, known = kind_of(model_type, model)
             options = {**known, **options}
-        self.ranker = model if isinstance(model, Ranker) else make(model, kind, loading, options)
+        if isinstance(model, Ranker):
+            self.ranker = model
+        elif devices is None:
+            self.ranker = make(model, kind, loading, options)
+        elif device is None:
+            self.ranker = Processes(model, kind, loading, options, devices)
+        else:
+            raise ValueError(f"device={device!r} and devices={devices!r}: give one of them")
         self._show_long_work = verbose > 0
         if long_documents not in ("truncate", "windows"):
             raise ValueError(f"long_documents={long_documents!r}: truncate or windows")

@@ -73,7 +73,7 @@ def load_tokenizer(name: str, loading: Loading) -> Any:
 
 def most_tokens(model: Any, tokenizer: Any) -> int:
     """How many tokens the model reads."""
-    positions = _rows(model) or getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = num_positions(model) or getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(min(tokenizer.model_max_length, positions or tokenizer.model_max_length))
 
 
@@ -83,16 +83,16 @@ def length(model: Any, tokenizer: Any, name: str, loading: Loading, *, usual: in
 
     Raises ValueError where more are asked for than it has a table of.
     """
-    rows = _rows(model)
+    most = num_positions(model)
     if loading.max_length is not None:
-        if rows is not None and loading.max_length > rows:
-            raise ValueError(f"max_length={loading.max_length}, but {name} has positions for {rows} tokens")
+        if most is not None and loading.max_length > most:
+            raise ValueError(f"max_length={loading.max_length}, but {name} has positions for {most} tokens")
         return loading.max_length
     most = most_tokens(model, tokenizer)
     return most if is_saved_reranker(name) and most < 100_000 else min(usual, most)
 
 
-def _rows(model: Any) -> int | None:
+def num_positions(model: Any) -> int | None:
     """For how many tokens a model has learned positions; None where it computes them. RoBERTa and its kin begin to
     count after the padding's position."""
     for module in model.modules():
@@ -139,7 +139,7 @@ def _json(name: str, file: str, *, needed: bool = False) -> Any:
         from transformers.utils.hub import cached_file
 
         try:
-            path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+            path = cached_file(name, file, _raise_exceptions_for_missing_entries=needed)
         except OSError as error:
             raise ValueError(
                 f"{name!r} is no folder and cannot be downloaded ({error}); give a folder, a Hugging Face name, the "

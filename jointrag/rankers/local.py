@@ -18,6 +18,7 @@ import torch
 
 from jointrag.progress import progress
 from jointrag.rankers.base import Pair, Ranker
+from jointrag.rankers.loading import num_positions
 from jointrag.rankers.results import Score
 from jointrag.rankers.writing import Limits, Piece, Writing
 
@@ -55,6 +56,7 @@ class LocalRanker(Ranker):
         """`left`: padding goes before the tokens, so that the last place of every row is its last token."""
         self.model, self.tokenizer, self.writing, self.left = model, tokenizer, writing, left
         self.max_length = max_length
+        self._num_positions = num_positions(model)
         self.device = next(model.parameters()).device
         self.tokens_per_forward = tokens_per_forward or (65_536 if self.device.type == "cuda" else 4_096)
         known = (model.config.get_text_config().pad_token_id, tokenizer.pad_token_id)
@@ -75,6 +77,8 @@ class LocalRanker(Ranker):
     def score(self, pairs: Sequence[Pair], limits: Limits, *, show_progress: bool = False) -> list[list[Score]]:
         if not pairs:
             return []
+        if self._num_positions is not None and limits.max_length > self._num_positions:
+            raise ValueError(f"max_length={limits.max_length}, but the model has positions for {self._num_positions}")
         found: list[list[Score]] = [[] for _ in pairs]
         order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][1]))
         blocks = [order[start : start + BLOCK] for start in range(0, len(order), BLOCK)]

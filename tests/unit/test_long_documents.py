@@ -147,3 +147,10 @@ def test_a_query_that_is_cut_is_said_too(folder: Path, caplog: pytest.LogCapture
         Reranker(str(folder), device="cpu").score([(LONG, "deso"), (LONG, "bara"), (QUERY, "bara")])
     (record,) = caplog.records
     assert "a query of 150 tokens was cut to 48, three quarters of max_length=64" in record.getMessage()
+
+
+def test_a_length_that_the_model_does_not_read_is_an_error(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"max_length=65, but .* has positions for 64 tokens"):
+        Reranker(str(folder), device="cpu", max_length=65)
+    with pytest.raises(ValueError, match="max_length=65, but the model has positions for 64"):
+        Reranker(str(folder), device="cpu").compute_score([(QUERY, LONG)], max_length=65)
