@@ -24,7 +24,9 @@ from tasks import stages
 from tasks.publish import show_scores
 from tasks.serve import RetrievalServer
 
-CHAIN = ("prepare", "start_retriever", "preferences", "retriever", "index", "serve", "evaluate")
+CHAIN = (
+    "prepare", "start_retriever", "preferences", "retriever", "index", "negatives", "reranker", "serve", "evaluate"
+)  # fmt: skip
 AGENT_STAGES = ("warm_start", "mappo", "control")
 
 
@@ -43,7 +45,8 @@ def evaluate_rag(
         prepared = stages.prepare(run)
         retriever = stages.retriever(run, prepared)
         index = stages.index(run, prepared, retriever)
-        with RetrievalServer(run, index) as server:
+        reranker = stages.chain_reranker(run, prepared, retriever)
+        with RetrievalServer(run, index, reranker) as server:
             evaluation = stages.evaluate(run, prepared, systems, server)
         show_scores(run, evaluation)
         return str(evaluation.path)

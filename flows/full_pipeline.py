@@ -21,7 +21,7 @@ from tasks.publish import publish
 from tasks.serve import RetrievalServer
 
 CHAIN = (
-    "prepare", "start_retriever", "preferences", "retriever", "index", "serve",
+    "prepare", "start_retriever", "preferences", "retriever", "index", "negatives", "reranker", "serve",
     "agent_data", "warm_start", "mappo", "control", "evaluate", "report",
 )  # fmt: skip
 
@@ -39,7 +39,8 @@ def full_pipeline(
         prepared = stages.prepare(run)
         retriever = stages.retriever(run, prepared)
         index = stages.index(run, prepared, retriever)
-        with RetrievalServer(run, index) as server:
+        reranker = stages.chain_reranker(run, prepared, retriever)
+        with RetrievalServer(run, index, reranker) as server:
             agent_data = stages.agent_data(run, prepared, server)
             warm_start = stages.warm_start(run, agent_data)
             mappo = stages.mappo(run, agent_data, warm_start, server)

@@ -40,7 +40,7 @@ def _optional(config: PipelineConfig) -> dict[str, bool]:
         "preferences": by_preference,
         "negatives": config.mines_negatives,
         "late_interaction": config.late_interaction is not None,
-        "reranker": config.reranker is not None,
+        "reranker": config.reranker is not None and config.reranker.train,
         "control": config.control.enabled,
     }
 

@@ -19,7 +19,8 @@ from tasks import stages
 from tasks.serve import RetrievalServer
 
 CHAIN = (
-    "prepare", "start_retriever", "preferences", "retriever", "index", "serve", "agent_data", "warm_start", "mappo"
+    "prepare", "start_retriever", "preferences", "retriever", "index", "negatives", "reranker", "serve",
+    "agent_data", "warm_start", "mappo",
 )  # fmt: skip
 
 
@@ -32,7 +33,8 @@ def train_agents(
         prepared = stages.prepare(run)
         retriever = stages.retriever(run, prepared)
         index = stages.index(run, prepared, retriever)
-        with RetrievalServer(run, index) as server:
+        reranker = stages.chain_reranker(run, prepared, retriever)
+        with RetrievalServer(run, index, reranker) as server:
             agent_data = stages.agent_data(run, prepared, server)
             warm_start = stages.warm_start(run, agent_data)
             mappo = stages.mappo(run, agent_data, warm_start, server)

@@ -38,6 +38,6 @@ def train_retrieval(
         negatives = stages.negatives(run, prepared, retriever) if run.config.mines_negatives else None
         if run.config.late_interaction:
             made["late_interaction"] = stages.late_interaction(run, negatives)
-        if run.config.reranker:
+        if run.config.reranker and run.config.reranker.train:
             made["reranker"] = stages.reranker(run, negatives)
         return {name: str(artifact.path) for name, artifact in made.items()}

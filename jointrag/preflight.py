@@ -32,6 +32,9 @@ def _problems(config: PipelineConfig) -> Iterator[str]:
     yield from _process_problems(config)
     if isinstance(config.retriever.encoder, PretrainedEncoder):
         yield from model_problems("retriever.encoder.name", config.retriever.encoder.name)
+    for section, model in (("reranker", config.reranker), ("late_interaction", config.late_interaction)):
+        if model is not None:
+            yield from model_problems(f"{section}.model", model.model)
     if isinstance(config.language_model, PretrainedLM):
         yield from model_problems("language_model.name", config.language_model.name)
     yield from _reward_problems(config.mappo.reward)

@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import requests
 
@@ -21,6 +21,9 @@ from jointrag.encoders import Encoder
 from jointrag.index import SearchIndex
 from jointrag.index import load as load_index
 from jointrag.types import Hit, Passage
+
+if TYPE_CHECKING:
+    from jointrag.reranker import Reranker
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,25 @@ class InProcessRetriever:
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         return self.index.search(self._encoder.encode(queries, kind="query", batch_size=self._batch_size), k)
+
+
+class RerankingRetriever:
+    """The best `num_retrieved` passages of another retriever, in a reranker's order and with its scores."""
+
+    def __init__(self, retriever: Retriever, reranker: Reranker, num_retrieved: int = 50) -> None:
+        self._retriever = retriever
+        self._reranker = reranker
+        self._num_retrieved = num_retrieved
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        found = self._retriever.search(queries, max(k, self._num_retrieved))
+        rankings = self._reranker.rank_batch(
+            queries, [[hit.passage.contents for hit in hits] for hits in found], top_k=k, show_progress=False
+        )
+        return [
+            [Hit(hits[one.index].passage, one.score) for one in ranking]
+            for hits, ranking in zip(found, rankings, strict=True)
+        ]
 
 
 class HttpRetriever:

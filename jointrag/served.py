@@ -73,7 +73,7 @@ class ServedLM:
         bodies = [
             self._body(prompt, max_new_tokens, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        return [Completion(text=text.strip()) for text in self._together(self._answer, bodies)]
+        return [Completion(text=text.strip()) for text in self.together(self._answer, bodies)]
 
     def response_logprobs(self, turns: Sequence[Turn]) -> list[list[float]]:
         """Log-probabilities of each turn's response tokens after its prompt tokens, at temperature 1. The turns carry
@@ -81,9 +81,10 @@ class ServedLM:
 
         Raises ValueError for a server that does not return the log-probabilities of its prompt; see also `generate`.
         """
-        return self._together(self._ask_logprobs, turns)
+        return self.together(self._ask_logprobs, turns)
 
-    def _together(self, ask: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    def together(self, ask: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """What `ask` gives for each item, in order, `num_parallel` at a time."""
         pool = ThreadPoolExecutor(self.config.num_parallel)
         try:
             return list(pool.map(ask, items))
@@ -105,7 +106,7 @@ class ServedLM:
         return body if seed is None else body | {"seed": seed}
 
     def _answer(self, body: dict[str, Any]) -> str:
-        response = self._post(self.url, body)
+        response = self.post(self.url, body)
         try:
             return response.json()["choices"][0]["message"]["content"] or ""
         except (ValueError, LookupError, TypeError):
@@ -116,7 +117,7 @@ class ServedLM:
         # some servers refuse to write nothing, so one token is written and left aside
         body = {"model": self.config.name, "prompt": ids, "max_tokens": 1, "temperature": 0.0}
         try:
-            response = self._post(self.completions_url, body | {"echo": True, "logprobs": 1})
+            response = self.post(self.completions_url, body | {"echo": True, "logprobs": 1})
         except ValueError as error:
             raise ValueError(f"{error}. {_NEEDED}") from None
         try:
@@ -137,7 +138,8 @@ class ServedLM:
             )
         return [float(value) for value in found]
 
-    def _post(self, url: str, body: dict[str, Any]) -> requests.Response:
+    def post(self, url: str, body: dict[str, Any]) -> requests.Response:
+        """The answer to a request, tried again where that may help. Raises what `generate` raises."""
         pause_s = FIRST_PAUSE_S
         for left in reversed(range(TRIES)):
             wait_s: float | None = None

@@ -21,6 +21,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     defaults = ServerConfig()
     parser = argparse.ArgumentParser(prog="python -m retrieval_server", description=__doc__)
     parser.add_argument("--index", type=Path, required=True, help="an index folder, as the index stage writes it")
+    parser.add_argument("--reranker", help="a model folder or name that puts the passages found in order")
+    parser.add_argument("--reranker-kind", help="what it is, where its files do not say it")
+    parser.add_argument("--reranker-length", type=int, help="most tokens that it reads of query and passage")
+    parser.add_argument(
+        "--num-retrieved", type=int, default=50, help="passages it puts in order (%(default)s)"
+    )
     parser.add_argument("--host", default=defaults.host, help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free port (default: %(default)s)")
     parser.add_argument("--num-threads", type=int, default=defaults.num_threads, help="requests handled at a time")
@@ -61,16 +67,23 @@ def serve(args: argparse.Namespace) -> None:
     import torch
     from waitress.server import create_server
 
-    from jointrag.retrieval import InProcessRetriever
+    from jointrag.retrieval import InProcessRetriever, RerankingRetriever, Retriever
     from retrieval_server.app import create_app
     from retrieval_server.batching import Batcher
 
     if args.torch_threads:
         torch.set_num_threads(args.torch_threads)
         faiss.omp_set_num_threads(args.torch_threads)
-    retriever = InProcessRetriever.open(args.index, args.device, args.max_batch)
+    found = InProcessRetriever.open(args.index, args.device, args.max_batch)
+    info = asdict(found.index.info)
+    retriever: Retriever = found
+    if args.reranker is not None:
+        from jointrag import Reranker
+
+        reranker = Reranker(args.reranker, args.reranker_kind, args.device, max_length=args.reranker_length)
+        retriever = RerankingRetriever(found, reranker, args.num_retrieved)
+        info |= {"reranker": args.reranker, "num_retrieved": args.num_retrieved}
     retriever.search(["warm up"], 1)
-    info = asdict(retriever.index.info)
     batcher = Batcher(retriever, args.max_batch, args.batch_window_ms)
     app = create_app(batcher, {**info, "index": str(args.index.resolve()), "pid": os.getpid()})
 

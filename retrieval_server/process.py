@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
@@ -30,16 +31,40 @@ _ROOT = Path(__file__).resolve().parents[1]
 _STOP_S = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class Reranking:
+    """The model that puts what was found in order: a folder or a Hugging Face name."""
+
+    model: str
+    kind: str | None = None
+    max_length: int | None = None
+    num_retrieved: int = 50
+
+    def options(self) -> Iterator[str]:
+        """For `python -m retrieval_server`."""
+        yield from ("--reranker", self.model, "--num-retrieved", str(self.num_retrieved))
+        if self.kind is not None:
+            yield from ("--reranker-kind", self.kind)
+        if self.max_length is not None:
+            yield from ("--reranker-length", str(self.max_length))
+
+
 @contextmanager
 def serving(
-    config: ServerConfig, *, index: Path, log_path: Path, device: str = "auto", torch_threads: int | None = None
+    config: ServerConfig,
+    *,
+    index: Path,
+    log_path: Path,
+    device: str = "auto",
+    torch_threads: int | None = None,
+    reranking: Reranking | None = None,
 ) -> Iterator[ServerProcess]:
     """Run the server over `index`; its output is added to `log_path`.
 
     Raises ValueError when the port is taken, RuntimeError with the end of the log when the server does not get ready
     within config.startup_timeout_s.
     """
-    server = ServerProcess(config, index, log_path, device, torch_threads)
+    server = ServerProcess(config, index, log_path, device, torch_threads, reranking)
     try:
         server.start()
         yield server
@@ -51,7 +76,13 @@ class ServerProcess:
     """A running server. `failed` says why there is none any more, after it died a second time."""
 
     def __init__(
-        self, config: ServerConfig, index: Path, log_path: Path, device: str, torch_threads: int | None
+        self,
+        config: ServerConfig,
+        index: Path,
+        log_path: Path,
+        device: str,
+        torch_threads: int | None,
+        reranking: Reranking | None = None,
     ) -> None:
         self._config = config
         self._log_path = log_path
@@ -63,7 +94,10 @@ class ServerProcess:
         self._environment = dict(os.environ)
         if torch_threads:
             self._environment["OMP_NUM_THREADS"] = str(torch_threads)
-        self._command = _command(config, index, self._socket.fileno(), device, torch_threads)
+        self._command = [
+            *_command(config, index, self._socket.fileno(), device, torch_threads),
+            *(reranking.options() if reranking else ()),
+        ]
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # held while a process is started or stopped

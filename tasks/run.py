@@ -54,7 +54,9 @@ class Server(Protocol):
     """The retrieval server as stages see it; it starts when the first of them needs it."""
 
     @property
-    def index(self) -> Artifact: ...
+    def inputs(self) -> Mapping[str, Artifact]:
+        """What it answers from: the index, and a reranker where there is one."""
+        ...
 
     def start(self) -> str:
         """Its address."""
@@ -91,9 +93,10 @@ class Run:
         """The output of `stage`: the finished one, or a new one.
 
         `sections`, `inputs` and `values` become the function's arguments; the values are not part of the key, and
-        `sources` are nothing but. With a `server` the function gets `retrieval_url`, and the key the server's index.
+        `sources` are nothing but. With a `server` the function gets `retrieval_url`, and the key what the server
+        answers from.
         """
-        flat = dict(_flat(inputs)) | dict(sources or {}) | ({"index": server.index} if server else {})
+        flat = dict(_flat(inputs)) | dict(sources or {}) | dict(server.inputs if server else {})
         seed = self.config.seed if "seed" in stage.takes else None
         recipe = Recipe(stage.name, stage.version, sections, seed, flat, stage.resumable)
         forced = stage.name in self.force and not self._made_here(recipe)

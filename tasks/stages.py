@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from jointrag.artifacts import Artifact, outside
+from jointrag.artifacts import Artifact, outside, stage_key
 from jointrag.config import (
     CorpusDataset,
     FilesDataset,
@@ -90,6 +91,19 @@ def reranker(run: Run, negatives: Artifact | None) -> Artifact:
     """A reranker, in the same way."""
     assert run.config.reranker is not None
     return _pair_model(run, RERANKER, run.config.reranker, negatives)
+
+
+def chain_reranker(run: Run, prepared: Artifact, retriever: Artifact) -> Artifact | None:
+    """What stands between retriever and agents, where anything does: a reranker that is trained, or taken as it is."""
+    config = run.config.reranker
+    if config is None:
+        return None
+    if config.train:
+        model = reranker(run, negatives(run, prepared, retriever) if config.data is None else None)
+    else:
+        model = _own_model(config.model).get("pretrained") or Artifact("reranker", Path(config.model), config.model)
+    key = stage_key("reranking", 1, {"config": run.config.reranking}, {"model": model.fingerprint})
+    return replace(model, fingerprint=key)
 
 
 def _pair_model(

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.record import Case, table
 
-BENCHMARKS = ("train_retrieval", "mappo_step")
+BENCHMARKS = ("train_retrieval", "rank", "mappo_step")
 RESULTS = Path(__file__).parents[1] / "results" / "gpu"
 TIME_LIMIT_S = 480.0
 NO_TESTS = 5  # pytest's exit code where none was chosen

@@ -18,6 +18,7 @@ from jointrag.config.retrieval import (
     NegativesConfig,
     PreferencesConfig,
     RerankerConfig,
+    RerankingConfig,
     RetrieverConfig,
     ServerConfig,
 )
@@ -80,7 +81,9 @@ class PipelineConfig(Section):
     late_interaction: LateInteractionConfig | None = None
     """flows.train_retrieval trains one where this is set."""
     reranker: RerankerConfig | None = None
-    """The same for a reranker."""
+    """Where this is set, a reranker is trained (train: false: taken as it is), and stands between retriever and agents:
+    in training, evaluation and serving alike."""
+    reranking: RerankingConfig = RerankingConfig()
     server: ServerConfig = ServerConfig()
     language_model: LanguageModelSection = ScratchLM()
     agents: AgentsConfig = AgentsConfig()
@@ -95,8 +98,8 @@ class PipelineConfig(Section):
     @property
     def mines_negatives(self) -> bool:
         """Whether a model is to learn from hard negatives of the prepared questions, for want of a file of its own."""
-        models = (self.late_interaction, self.reranker)
-        return any(model is not None and model.data is None for model in models)
+        reranker = self.reranker if self.reranker and self.reranker.train else None
+        return any(model is not None and model.data is None for model in (self.late_interaction, reranker))
 
     @model_validator(mode="after")
     def _sections_agree(self) -> PipelineConfig:

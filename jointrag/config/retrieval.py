@@ -214,6 +214,8 @@ class RerankerConfig(TrainingSettings):
 
     model: str
     """A Hugging Face name or folder: a cross-encoder, an encoder (gets a new head), or a decoder."""
+    train: bool = True
+    """False: use the model as it is."""
     data: Path | None = None
     """A training file (JSON lines). Null: the prepared questions with mined negatives (section negatives)."""
     dev: Path | None = None
@@ -248,6 +250,17 @@ class RerankerConfig(TrainingSettings):
         if self.min_label is not None and self.max_label is not None and self.min_label >= self.max_label:
             raise ValueError(f"min_label={self.min_label} has to be below max_label={self.max_label}")
         return self
+
+
+class RerankingConfig(Section):
+    """How a reranker is used, where section reranker has one: between retriever and agents."""
+
+    num_retrieved: PositiveInt = 50
+    """Passages that the retriever brings for each query; the reranker's best of them are the agents' candidates."""
+    kind: str | None = None
+    """What a model is that is used as it is; null: as its files say (docs/reranking.md)."""
+    max_length: PositiveInt | None = None
+    """Tokens it reads of query and passage; null: as many as its kind takes."""
 
 
 class LateInteractionConfig(TrainingSettings):

@@ -86,6 +86,21 @@ record.write(Path({str(tmp_path / "out.json")!r}), measure("cpu", TINY, rounds=1
         assert cases[f"{name}: padding"]["ours"] <= 10 < cases[f"{name}: padding"]["theirs"]
 
 
+def test_rankers_score_without_the_rest() -> None:
+    """On a CPU, with the tiny shapes: an encoder and a decoder."""
+    code = """
+import logging, torch
+from benchmarks.gpu.rank import TINY, TINY_CAUSAL, measure
+torch.set_num_threads(1)
+logging.disable(logging.WARNING)
+for shape in (TINY, TINY_CAUSAL):
+    speed, achieved = measure("a", shape, "cpu", 1, None)
+    assert speed.ours > 0 and speed.theirs > 0 and speed.unit == "pairs/s" and achieved.ours > 0
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_a_gpu_the_check_says_so_in_one_sentence():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu.check"],

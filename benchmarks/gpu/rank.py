@@ -1,0 +1,188 @@
+"""Ranking with models of bge-reranker-v2-m3's and bge-reranker-v2-gemma's size on a GPU: batches by length, or padded.
+
+    python -m benchmarks.gpu.rank                       # writes benchmarks/results/gpu/rank.json
+    python -m benchmarks.gpu.rank --device cpu --quick  # tiny shapes: does the script run?
+
+Both models have random weights in bfloat16: XLM-RoBERTa large (24 layers, 1,024 wide) and a Gemma of 2 billion (18
+layers, 2,048 wide). Queries and texts are made up; their lengths are spread like those of passages, cut at 512 tokens.
+"theirs" is RAG-Retrieval's loop around the same model: pairs in the order they come, tokenised when their turn comes,
+256 at a time for the encoder and 16 for the decoder, padded to the longest.
+
+Utilisation is what the tokens alone ask for, 2 × weights in linear layers per token and 4 × hidden × layers × length²
+per pair for attention (half of it where it is causal), over the device's dense bfloat16 peak. Padding does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks import record
+from benchmarks.gpu.mappo_step import PEAKS
+from benchmarks.gpu.train_retrieval import MadeUp
+from benchmarks.record import Case, alone, compared
+from jointrag import Reranker
+from jointrag.rankers.local import LocalRanker
+from jointrag.rankers.writing import Limits
+from trainers.scratch import word_level_tokenizer
+
+RESULTS = Path(__file__).parents[1] / "results" / "gpu" / "rank.json"
+ROUNDS = 3
+NOTES = (
+    "Random weights, bfloat16, {pairs} pairs cut at {length} tokens; medians of {rounds} rounds, sides in turn. "
+    '"theirs" pads pairs in the order they come. {peak}'
+)
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Shape:
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocabulary: int
+    batch_size: int  # of the padded loop
+    num_pairs: int
+    length: int = 512
+    causal: bool = False
+
+
+M3 = Shape(1024, 24, 16, 16, 64, 4096, 250_002, batch_size=256, num_pairs=4096)
+GEMMA_2B = Shape(2048, 18, 8, 1, 256, 16384, 256_000, batch_size=16, num_pairs=1024, causal=True)
+TINY = Shape(32, 2, 2, 2, 16, 64, 20_100, batch_size=16, num_pairs=64, length=64)
+TINY_CAUSAL = Shape(32, 2, 2, 1, 16, 64, 20_100, batch_size=8, num_pairs=64, length=96, causal=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", help="cpu takes tiny shapes and proves nothing but that it runs")
+    parser.add_argument("--quick", action="store_true", help="one round; writes no file unless --out is given")
+    parser.add_argument("--out", type=Path, help="default: in benchmarks/results/gpu/; none with --quick or on a CPU")
+    given = parser.parse_args()
+    on_gpu = given.device != "cpu"
+    if on_gpu and not torch.cuda.is_available():
+        print("no CUDA device here; to see whether the script runs: --device cpu --quick", file=sys.stderr)
+        return 1
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    rounds = 1 if given.quick else ROUNDS
+    shapes = {"cross-encoder": M3, "decoder": GEMMA_2B} if on_gpu else {"cross-encoder": TINY, "decoder": TINY_CAUSAL}
+    machine = torch.cuda.get_device_name(given.device) if on_gpu else ""
+    peak = next((flops for part, flops in PEAKS.items() if part in machine), None)
+    cases = [case for name, shape in shapes.items() for case in measure(name, shape, given.device, rounds, peak)]
+    print(record.table(cases))
+    out = given.out or (RESULTS if on_gpu and not given.quick else None)
+    if out:
+        said = f"Utilisation: of {peak / 1e12:.0f} TFLOP/s." if peak else ""
+        pairs = " and ".join(str(shape.num_pairs) for shape in shapes.values())
+        record.write(out, cases, NOTES.format(pairs=pairs, length=512, rounds=rounds, peak=said), machine)
+    return 0
+
+
+def measure(name: str, shape: Shape, device: str, rounds: int, peak: float | None) -> list[Case]:
+    groups = MadeUp(shape.num_pairs // 8, shape.length)
+    pairs = [(groups[0, i].query, text) for i in range(len(groups)) for text in groups[0, i].texts]
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder), shape, [text for pair in pairs for text in pair], device)
+        options = {"kind": "decoder", "prompt": "bge"} if shape.causal else {}
+        reranker = Reranker(folder, device=device, dtype="bf16", max_length=shape.length, verbose=0, **options)
+    ranker = reranker.ranker
+    assert isinstance(ranker, LocalRanker)
+    work = flops(ranker, pairs, shape)
+    scorings = {"ours": reranker.score, "theirs": partial(padded, ranker, shape)}
+    seconds: dict[str, list[float]] = {side: [] for side in scorings}
+    for number in range(rounds + 1):
+        for side, score in scorings.items():
+            taken = timed(score, pairs if number else pairs[: 2 * shape.batch_size])
+            print(f"{name}, {side}, round {number} of {rounds}: {taken:.3g} s", file=sys.stderr)
+            if number:
+                seconds[side].append(taken)
+    mine, its = (median(seconds[side]) for side in scorings)
+    detail = {side: [round(taken, 3) for taken in found] for side, found in seconds.items()}
+    cases = [compared(f"{name}: speed", len(pairs) / mine, len(pairs) / its, "pairs/s", "", {"seconds": detail})]
+    if peak:
+        cases.append(compared(f"{name}: utilisation", 100 * work / peak / mine, 100 * work / peak / its, "%"))
+    else:
+        cases.append(alone(f"{name}: achieved", work / mine / 1e9, "GFLOP/s"))
+    return cases
+
+
+def timed(score: Callable[[Pairs], list[float]], pairs: Pairs) -> float:
+    """Scores come back as Python numbers, so the GPU is done when they are there."""
+    start = time.perf_counter()
+    score(pairs)
+    return time.perf_counter() - start
+
+
+def padded(ranker: LocalRanker, shape: Shape, pairs: Pairs) -> list[float]:
+    scores: list[float] = []
+    limits = Limits(shape.length)
+    with torch.inference_mode():
+        for start in range(0, len(pairs), shape.batch_size):
+            queries, texts = zip(*pairs[start : start + shape.batch_size], strict=True)
+            pieces = [one.pieces(limits)[0][0] for one in ranker.writing.write(queries, texts, limits)]
+            scores += ranker.forward(*ranker.tensors(pieces)).float().cpu().tolist()
+    return scores
+
+
+def flops(ranker: LocalRanker, pairs: Pairs, shape: Shape) -> float:
+    """What all pairs ask for; the decoder's head counts at one place of each."""
+    limits = Limits(shape.length)
+    written = ranker.writing.write(*map(list, zip(*pairs, strict=True)), limits)
+    lengths = [len(one.pieces(limits)[0][0].ids) for one in written]
+    layers = ranker.model.base_model.modules()
+    linear = sum(module.weight.numel() for module in layers if isinstance(module, torch.nn.Linear))
+    attention = (2 if shape.causal else 4) * shape.num_heads * shape.head_dim * shape.num_layers
+    head = 2 * shape.hidden_size * shape.vocabulary if shape.causal else 0
+    return float(sum(2 * linear * n + attention * n * n + head for n in lengths))
+
+
+def write_model(folder: Path, shape: Shape, texts: list[str], device: str) -> None:
+    """Rows of the embedding beyond the made-up words stand for nothing, but cost what such a vocabulary costs."""
+    from transformers import GemmaConfig, GemmaForCausalLM, XLMRobertaConfig, XLMRobertaForSequenceClassification
+
+    special = ["<cls>", "<pad>", "<sep>", "<unk>"]  # padding is 1, as XLM-RoBERTa has it
+    tokenizer = word_level_tokenizer(texts, special, lowercase=False)
+    tokenizer.model_max_length = 8192
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    assert len(tokenizer) <= shape.vocabulary
+    given: dict[str, Any] = {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.hidden_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "intermediate_size": shape.intermediate_size,
+        "max_position_embeddings": 8194,
+        "pad_token_id": special.index("<pad>"),
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    torch.manual_seed(0)
+    model: Any
+    with torch.device(device):  # billions of random numbers take a CPU a while
+        if shape.causal:
+            config = GemmaConfig(**given, num_key_value_heads=shape.num_kv_heads, head_dim=shape.head_dim)
+            model = GemmaForCausalLM(config)
+        else:
+            model = XLMRobertaForSequenceClassification(XLMRobertaConfig(**given, type_vocab_size=1, num_labels=1))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
