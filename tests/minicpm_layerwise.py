@@ -49,7 +49,7 @@ class LayerWiseMiniCPMForCausalLM(PreTrainedModel):
 
     def forward(
         self,
-        input_ids=None,
+        input_ids,
         attention_mask=None,
         position_ids=None,
         use_cache=None,

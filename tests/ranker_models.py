@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def byte_level(kind: str = "qwen2") -> Any:
         named = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "CLS", "SEP", "MASK")}
         return PreTrainedTokenizerFast(tokenizer_object=raw, **named)
     model = json.loads(raw.to_str())["model"]
-    tokenizer = Qwen2Tokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
+    merges: Any = [tuple(merge) for merge in model["merges"]]
+    tokenizer = Qwen2Tokenizer(vocab=model["vocab"], merges=merges)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -118,11 +120,13 @@ def byte_fallback(kind: str = "gemma") -> Any:
     first = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"] if gemma else ["<unk>", "<s>", "</s>"]
     raw = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     raw.normalizer = normalizers.Replace(" ", "▁")
+    raw.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     special = [*first, *(f"<0x{i:02X}>" for i in range(256))]
-    raw.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False))
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False)
+    raw.train_from_iterator([*SENTENCES, "Yes", "No"] * 3, trainer)
     model = json.loads(raw.to_str())["model"]
-    make = GemmaTokenizer if gemma else LlamaTokenizer
-    return make(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
+    merges: Any = [tuple(merge) for merge in model["merges"]]
+    return (GemmaTokenizer if gemma else LlamaTokenizer)(vocab=model["vocab"], merges=merges)
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
@@ -130,7 +134,7 @@ def byte_fallback(kind: str = "gemma") -> Any:
 
 def classifier(kind: str, folder: Path, *, labels: int = 1) -> Path:
     """A cross-encoder: xlm-roberta, bert, modernbert, deberta, qwen2, gemma."""
-    import transformers as hf
+    hf: Any = import_module("transformers")
 
     torch.manual_seed(1)
     many = {"num_labels": labels}
@@ -155,7 +159,8 @@ def classifier(kind: str, folder: Path, *, labels: int = 1) -> Path:
         tokenizer = byte_level("modernbert")
         config = hf.ModernBertConfig(
             vocab_size=len(tokenizer), local_attention=8, global_attn_every_n_layers=2,
-            pad_token_id=tokenizer.pad_token_id, cls_token_id=tokenizer.cls_token_id, sep_token_id=tokenizer.sep_token_id,
+            pad_token_id=tokenizer.pad_token_id, cls_token_id=tokenizer.cls_token_id,
+            sep_token_id=tokenizer.sep_token_id, bos_token_id=None, eos_token_id=None,
             classifier_pooling="mean", **many, **_SHAPE,
         )  # fmt: skip
         return save(hf.ModernBertForSequenceClassification(config), tokenizer, folder)
@@ -163,7 +168,8 @@ def classifier(kind: str, folder: Path, *, labels: int = 1) -> Path:
         tokenizer = sentencepiece("deberta")
         config = hf.DebertaV2Config(
             vocab_size=len(tokenizer), relative_attention=True, position_biased_input=False, type_vocab_size=0,
-            position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True, pos_att_type=["p2c", "c2p"], **many, **_SHAPE,
+            position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True, pos_att_type=["p2c", "c2p"],
+            **many, **_SHAPE,
         )  # fmt: skip
         return save(hf.DebertaV2ForSequenceClassification(config), tokenizer, folder)
     if kind == "qwen2":
@@ -180,7 +186,7 @@ def classifier(kind: str, folder: Path, *, labels: int = 1) -> Path:
 
 def decoder(kind: str, folder: Path) -> Path:
     """A causal language model: gemma, qwen3, llama."""
-    import transformers as hf
+    hf: Any = import_module("transformers")
 
     torch.manual_seed(2)
     if kind == "qwen3":
@@ -235,7 +241,7 @@ def multi_vector(folder: Path, *, prompts: dict[str, str] | None = None, expansi
     if expansion is not None:
         queries = {"query_expansion": {"strategy": "fixed", "attend": False, "length": expansion}}
     transformer = Transformer(str(bare), document_length=48, **queries)
-    names = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
+    names: dict[str, Any] = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
     layer = Dense(32, 16, bias=False, activation_function=torch.nn.Identity(), **names)
     mask = MultiVectorMask(skiplist_words=[".", ",", "?"])
     normal = Normalize(module_input_name="token_embeddings")

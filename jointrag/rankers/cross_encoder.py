@@ -12,9 +12,9 @@ import inspect
 
 import torch
 
-from jointrag.rankers.loading import Loading, length, load_model, load_tokenizer, saved_prompt
+from jointrag.rankers.loading import Loading, is_saved_reranker, length, load_model, load_tokenizer
 from jointrag.rankers.local import LocalRanker
-from jointrag.rankers.prompts import asking
+from jointrag.rankers.prompts import asking, saved_writing
 from jointrag.rankers.writing import Template, backend_of
 
 
@@ -35,10 +35,12 @@ class CrossEncoder(LocalRanker):
         from transformers import AutoModelForSequenceClassification
 
         tokenizer = load_tokenizer(name, loading)
-        if prompt is None:
-            writing = Template.of(tokenizer, query_prefix=saved_prompt(name))
-        else:
+        if prompt is not None:
             writing = asking(name, tokenizer, prompt, instruction).writing
+        elif is_saved_reranker(name):
+            writing = saved_writing(name, tokenizer, instruction)
+        else:
+            writing = Template.of(tokenizer)
         model = load_model(AutoModelForSequenceClassification, name, loading)
         if model.config.num_labels > 2:
             raise ValueError(f"{name}: its {model.config.num_labels} labels are no ranking; a reranker has one or two")

@@ -108,29 +108,30 @@ def asking(name: str, tokenizer: Any, prompt: str | None, instruction: str | Non
 
 
 def saved(name: str, tokenizer: Any, instruction: str | None = None) -> Asking:
-    """As sentence-transformers saved it: in its chat template, with a message for the query and one for the document;
-    else in the tokenizer's template for pairs, as our own training does. LogitScore's tokens are the answer."""
-    modules = saved_modules(name)
-    (score,) = (one["path"] for one in modules if "LogitScore" in one["type"])
-    (reading,) = (one["path"] for one in modules if "LogitScore" not in one["type"])
-    answer = model_json(name, _in(score, "config.json"), needed=True)
-    settings = model_json(name, _in(reading, "sentence_bert_config.json"))
+    """As sentence-transformers saved it, LogitScore's tokens being the answer."""
+    (score,) = (one["path"] for one in saved_modules(name) if "LogitScore" in one["type"])
+    answer = model_json(name, f"{score}/config.json", needed=True)
+    return Asking(saved_writing(name, tokenizer, instruction), answer["true_token_id"], answer.get("false_token_id"))
+
+
+def saved_writing(name: str, tokenizer: Any, instruction: str | None = None) -> Writing:
+    """How a CrossEncoder of sentence-transformers reads pairs: in its chat template, with a message for the query and
+    one for the document, else in the tokenizer's template for pairs, as our own training has it."""
     prompt = saved_prompt(name) if instruction is None else instruction
+    settings = model_json(name, "sentence_bert_config.json")
     message = (settings.get("modality_config") or {}).get("message")
     if message is None:
-        writing: Writing = Template.of(tokenizer, query_prefix=prompt)
-    else:
-        said = {"system": prompt} if prompt else {}
-        said |= {"query": _QUERY, "document": _DOCUMENT}
-        structured = message.get("format") == "structured"
-        messages = [
-            {"role": role, "content": [{"type": "text", "text": text}] if structured else text}
-            for role, text in said.items()
-        ]
-        given = dict((settings.get("processing_kwargs") or {}).get("chat_template") or {})
-        given.pop("restore_suffix", None)  # sentence-transformers' own: a cut text keeps its end, here it always does
-        writing, _ = _rendered(tokenizer, messages, **given)
-    return Asking(writing, answer["true_token_id"], answer.get("false_token_id"))
+        return Template.of(tokenizer, query_prefix=prompt)
+    said = {"system": prompt} if prompt else {}
+    said |= {"query": _QUERY, "document": _DOCUMENT}
+    structured = message.get("format") == "structured"
+    messages = [
+        {"role": role, "content": [{"type": "text", "text": text}] if structured else text}
+        for role, text in said.items()
+    ]
+    given = dict((settings.get("processing_kwargs") or {}).get("chat_template") or {})
+    given.pop("restore_suffix", None)  # sentence-transformers' own: a cut text keeps its end, as it always does here
+    return _rendered(tokenizer, messages, **given)[0]
 
 
 def _rendered(tokenizer: Any, messages: list[dict[str, Any]], **given: Any) -> tuple[Sentence, str]:
@@ -142,10 +143,6 @@ def _rendered(tokenizer: Any, messages: list[dict[str, Any]], **given: Any) -> t
     if not (found and found_too):
         raise ValueError(f"{tokenizer.name_or_path}: its chat template does not say the query and then the document")
     return Sentence(tokenizer, before, between, tail=_ids(tokenizer, after)), after
-
-
-def _in(folder: str, file: str) -> str:
-    return f"{folder}/{file}" if folder else file
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -1,8 +1,9 @@
 """A reranker behind an address.
 
     Reranker("http://127.0.0.1:8080/rerank")                                     # text-embeddings-inference
-    Reranker("https://api.jina.ai/v1/rerank", model="jina-reranker-v2-base-multilingual", api_key_variable="JINA_KEY")
-    Reranker("http://127.0.0.1:8000/v1", model="Qwen/Qwen3-8B")                  # a chat model, asked pair by pair
+    Reranker("https://api.jina.ai/v1/rerank", served_name="jina-reranker-v2-base-multilingual",
+             api_key_variable="JINA_KEY")
+    Reranker("http://127.0.0.1:8000/v1", served_name="Qwen/Qwen3-8B")            # a chat model, asked pair by pair
 
 Three forms. `tei`: {query, texts} to [{index, score}]. `cohere`: {model, query, documents} to {results: [{index,
 relevance_score}]}, as Cohere, Jina, Voyage and vLLM have it. `chat`: an OpenAI-compatible server is asked whether the
@@ -39,7 +40,7 @@ class Served(Ranker):
         name: str,
         loading: Loading,
         *,
-        model: str | None = None,
+        served_name: str | None = None,
         form: str | None = None,
         api_key_variable: str | None = None,
         texts_per_request: int = 32,
@@ -48,21 +49,21 @@ class Served(Ranker):
         instruction: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        """`name`: the address. `form`: where the address does not say it. `api_key_variable`: the environment variable
-        that holds the key. `instruction`: what a chat model is asked. `extra`: put into every request, such as
-        {"truncate": True} or {"chat_template_kwargs": {"enable_thinking": False}}.
+        """`name`: the address. `served_name`: what the server calls the model. `form`: where the address does not say
+        it. `api_key_variable`: the environment variable that holds the key. `instruction`: what a chat model is asked.
+        `extra`: put into every request: {"truncate": True}, {"chat_template_kwargs": {"enable_thinking": False}} …
 
         Raises ValueError for an address of which the form cannot be told, or without the model that it needs.
         """
         url = name.rstrip("/").removesuffix("/chat/completions")
-        self.form = _form(url, model) if form is None else form
+        self.form = _form(url, served_name) if form is None else form
         if self.form not in FORMS:
             raise ValueError(f"form={form!r} is none of {', '.join(FORMS)}")
-        if self.form != "tei" and not model:
-            raise ValueError(f"{name}: say which model of the server, model=…")
+        if self.form != "tei" and not served_name:
+            raise ValueError(f"{name}: say which model of the server, served_name=…")
         settings = {"api_key_variable": api_key_variable, "num_parallel": num_parallel, "timeout_s": timeout_s}
-        self._server = ServedLM(ServedConfig.model_validate({"base_url": url, "name": model or "", **settings}))
-        self._url, self._model, self._extra = url, model, dict(extra or {})
+        self._server = ServedLM(ServedConfig.model_validate({"base_url": url, "name": served_name or "", **settings}))
+        self._url, self._model, self._extra = url, served_name, dict(extra or {})
         self._task = instruction or CHAT_TASK
         self._logprobs = True
         self.batch_size = 1 if self.form == "chat" else texts_per_request
@@ -149,10 +150,10 @@ class Served(Ranker):
             ) from None
 
 
-def _form(url: str, model: str | None) -> str:
+def _form(url: str, served_name: str | None) -> str:
     """Raises ValueError for an address that does not say it."""
     if url.endswith("/rerank"):
-        return "cohere" if model else "tei"
+        return "cohere" if served_name else "tei"
     if url.endswith("/v1"):
         return "chat"
     raise ValueError(
