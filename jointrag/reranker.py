@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 from jointrag.rankers.base import Pair, Ranker
@@ -130,13 +131,14 @@ class Reranker(RagRetrievalNames):
             if isinstance(group, str):
                 raise ValueError(f"documents={group!r:.60}: a list of documents is expected, and this is one text")
         read = [[as_document(one, place) for place, one in enumerate(group)] for group in documents]
-        pairs = [
-            (query, one.text or "")
+        asked = [
+            [(query, one.text or "") for one in group if not one.is_empty]
             for query, group in zip(queries, read, strict=True)
-            for one in group
-            if not one.is_empty
         ]
-        scores = iter(self._scores(pairs, normalize, show_progress))
+        together = [[pair for pairs in asked for pair in pairs]]
+        if self.ranker.by_query and any(one == following for one, following in pairwise(queries)):
+            together = asked  # a query asked twice in a row has two lists, not one long one
+        scores = iter([score for pairs in together for score in self._scores(pairs, normalize, show_progress)])
         lowest = Score(0.0 if normalize else float("-inf"))
         return [
             _ranking(query, group, [lowest if one.is_empty else next(scores) for one in group], top_k)
@@ -152,10 +154,10 @@ class Reranker(RagRetrievalNames):
         found = self.ranker.score(pairs, self.limits, show_progress=show)
         scores = [_AGGREGATES[self.aggregate](parts) for parts in found]
         if cut := [score.unread_tokens for score in scores if score.unread_tokens]:
+            remedy = '; long_documents="windows" reads all of them' if self.ranker.reads_windows else ""
             logger.warning(
-                "%d of %d documents are longer than max_length=%d and were cut, by up to %d tokens; "
-                'long_documents="windows" reads all of them',
-                len(cut), len(pairs), self.limits.max_length, max(cut),
+                "%d of %d documents are longer than max_length=%d and were cut, by up to %d tokens%s",
+                len(cut), len(pairs), self.limits.max_length, max(cut), remedy,
             )  # fmt: skip
         for place, score in enumerate(scores):
             if score.value != score.value:

@@ -24,9 +24,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reranker", help="a model folder or name that puts the passages found in order")
     parser.add_argument("--reranker-kind", help="what it is, where its files do not say it")
     parser.add_argument("--reranker-length", type=int, help="most tokens that it reads of query and passage")
-    parser.add_argument(
-        "--num-retrieved", type=int, default=50, help="passages it puts in order (%(default)s)"
-    )
+    parser.add_argument("--num-retrieved", type=int, default=50, help="passages it puts in order (%(default)s)")
     parser.add_argument("--host", default=defaults.host, help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free port (default: %(default)s)")
     parser.add_argument("--num-threads", type=int, default=defaults.num_threads, help="requests handled at a time")

@@ -71,7 +71,8 @@ def test_llama_index_postprocessor() -> None:
     with pytest.raises(ValueError, match="needs the query"):
         postprocessor.postprocess_nodes(nodes)
     titled = schema.TextNode(text="c", metadata={"title": "a long title"})
-    assert postprocessor.postprocess_nodes([schema.NodeWithScore(node=titled)], query_str="q")[0].score > 10
+    (found,) = postprocessor.postprocess_nodes([schema.NodeWithScore(node=titled)], query_str="q")
+    assert found.score is not None and found.score > 10
 
 
 def test_two_threads_rank_at_once(tmp_path: Path) -> None:

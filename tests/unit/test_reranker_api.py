@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,14 +120,15 @@ def test_mistakes_are_named(call, message: str) -> None:
 
 
 def test_mistakes_in_the_making(folder: Path) -> None:
-    for options, message in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"long_documents": "cut"}, "truncate or windows"),
         ({"aggregate": "sum"}, "max, first, mean, top2"),
         ({"kind": "cross-encoder"}, "kind='cross-encoder' is none of"),
         ({"model_type": "bert"}, "model_type='bert' is none of cross-encoder, llm, colbert"),
         ({"model_type": "llm", "kind": "decoder"}, "say the same"),
         ({"cutoff": 3}, "no option cutoff"),
-    ):
+    ]
+    for options, message in wrong:
         with pytest.raises(ValueError, match=message):
             Reranker(str(folder), device="cpu", **options)
     with pytest.raises(ValueError, match="long_documents=windows is not for it"):
@@ -140,6 +142,19 @@ def test_a_score_that_is_no_number_is_an_error() -> None:
 
     with pytest.raises(ValueError, match="pair 0: the model's score is not a number"):
         Reranker(Broken()).score([("q", "a")])
+
+
+def test_a_query_asked_twice_in_a_row_has_two_lists() -> None:
+    class Among(Ranker):
+        """How many are ranked together."""
+
+        by_query = True
+
+        def score_batch(self, pairs: Sequence[Pair]) -> list[float]:
+            return [float(len(pairs)) for _ in pairs]
+
+    rankings = Reranker(Among()).rank_batch(["q", "q", "p"], [["a"], ["b", "c"], ["d", None]])
+    assert [[one.score for one in ranking] for ranking in rankings] == [[1.0], [2.0, 2.0], [1.0, -math.inf]]
 
 
 # ---- RAG-Retrieval's names -------------------------------------------------------------------------------------------
