@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trainers.retrieval.fit import Evaluate, FitResult
 
 logger = logging.getLogger(__name__)
+MOST_TOKENS = 512  # of a text, unless more are asked for
 
 
 def train(
@@ -155,9 +156,8 @@ def make_model(config: RetrieverConfig, texts: Iterable[str], device: str) -> Se
         trust_remote_code=config.trust_remote_code,
         model_kwargs=weights(config),
     )
-    if "max_length" in encoder.model_fields_set:
-        check_length(model, encoder.max_length, "retriever.encoder.max_length", encoder.name)
-    model.max_seq_length = min(encoder.max_length, model.max_seq_length or encoder.max_length)
+    check_length(model, encoder.max_length, "retriever.encoder.max_length", encoder.name)
+    model.max_seq_length = encoder.max_length or min(model.max_seq_length or MOST_TOKENS, MOST_TOKENS)
     return model
 
 

@@ -31,7 +31,8 @@ class PretrainedEncoder(Section):
 
     type: Literal["pretrained"] = "pretrained"
     name: str
-    max_length: PositiveInt = 256
+    max_length: PositiveInt | None = None
+    """Tokens of a text; null: as many as the model was saved with, 512 at most."""
 
 
 Encoder = Annotated[ScratchEncoder | PretrainedEncoder, Field(discriminator="type")]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
 
 from jointrag.config import LateInteractionConfig, PretrainedEncoder, RerankerConfig, RetrieverConfig
 from tests.three_kinds import save_three_kinds
@@ -50,3 +51,18 @@ def test_pickled_weights_are_refused(saved: dict[str, Path], kind: str, monkeypa
     finally:
         hidden.rename(weights)
         (folder / "pytorch_model.bin").unlink()
+
+
+def test_the_length_that_is_asked_for_or_the_models_own(saved: dict[str, Path], tmp_path: Path) -> None:
+    """Also where the model was saved with a shorter one than it has positions for."""
+    model = SentenceTransformer(str(saved["embedding"]), device="cpu")
+    model.max_seq_length = 20
+    model.save_pretrained(str(tmp_path))
+
+    def length(asked: int | None) -> int | None:
+        encoder = PretrainedEncoder(name=str(tmp_path), max_length=asked)
+        return embedding.make_model(RetrieverConfig(encoder=encoder), (), "cpu").max_seq_length
+
+    assert (length(None), length(10), length(40)) == (20, 10, 40)
+    with pytest.raises(ValueError, match=r"retriever\.encoder\.max_length=100, but .* takes 64 tokens"):
+        length(100)
