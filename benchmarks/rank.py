@@ -226,7 +226,7 @@ def tau(expected: Sequence[float], found: Sequence[float], pairs: Pairs) -> floa
     for i, (query, _) in enumerate(pairs):
         rows.setdefault(query, []).append(i)
     return mean(
-        float(kendalltau([expected[i] for i in row], [found[i] for i in row]).statistic)
+        float(kendalltau([expected[i] for i in row], [found[i] for i in row])[0])  # type: ignore[arg-type]
         for row in rows.values()
         if len(row) >= 5
     )

@@ -99,7 +99,7 @@ def measure(name: str, shape: Shape, device: str, rounds: int, peak: float | Non
     pairs = [(groups[0, i].query, text) for i in range(len(groups)) for text in groups[0, i].texts]
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder), shape, [text for pair in pairs for text in pair], device)
-        options = {"kind": "decoder", "prompt": "bge"} if shape.causal else {}
+        options: dict[str, Any] = {"kind": "decoder", "prompt": "bge"} if shape.causal else {}
         reranker = Reranker(folder, device=device, dtype="bf16", max_length=shape.length, verbose=0, **options)
     ranker = reranker.ranker
     assert isinstance(ranker, LocalRanker)
@@ -143,7 +143,8 @@ def padded(ranker: LocalRanker, shape: Shape, pairs: Pairs) -> list[float]:
 def flops(ranker: LocalRanker, pairs: Pairs, shape: Shape) -> float:
     """What all pairs ask for; the decoder's head counts at one place of each."""
     limits = Limits(shape.length)
-    written = ranker.writing.write(*map(list, zip(*pairs, strict=True)), limits)
+    queries, texts = zip(*pairs, strict=True)
+    written = ranker.writing.write(queries, texts, limits)
     lengths = [len(one.pieces(limits)[0][0].ids) for one in written]
     layers = ranker.model.base_model.modules()
     linear = sum(module.weight.numel() for module in layers if isinstance(module, torch.nn.Linear))
@@ -179,7 +180,9 @@ def write_model(folder: Path, shape: Shape, texts: list[str], device: str) -> No
             config = GemmaConfig(**given, num_key_value_heads=shape.num_kv_heads, head_dim=shape.head_dim)
             model = GemmaForCausalLM(config)
         else:
-            model = XLMRobertaForSequenceClassification(XLMRobertaConfig(**given, type_vocab_size=1, num_labels=1))
+            config = XLMRobertaConfig(**given, type_vocab_size=1)
+            config.num_labels = 1
+            model = XLMRobertaForSequenceClassification(config)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

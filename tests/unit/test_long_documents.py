@@ -109,6 +109,7 @@ def test_a_long_document_counts_as_its_windows_do(folder: Path, max_length: int,
         (one,) = reranker.rank(QUERY, [LONG])
         assert one.score == pytest.approx(value, abs=1e-4), aggregate
         assert one.passage == texts[0 if aggregate == "first" else best], aggregate
+        assert one.window is not None
         assert one.window.start_token == (0 if aggregate == "first" else best) * (max_length - 5 - overlap)
         assert one.unread_tokens == 0
         assert one.to_dict()["window"]["end"] == one.window.end
