@@ -11,7 +11,8 @@ from pathlib import Path
 from flows.full_pipeline import CHAIN
 
 ROOT = Path(__file__).parents[2]
-STAGES = tuple(name for name in CHAIN if name not in ("start_retriever", "preferences"))  # for retriever.supervision
+OPTIONAL = ("start_retriever", "preferences", "negatives", "reranker")  # of settings that the preset leaves alone
+STAGES = tuple(name for name in CHAIN if name not in OPTIONAL)
 
 
 def pipeline(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
