@@ -134,18 +134,14 @@ def padded(ranker: LocalRanker, shape: Shape, pairs: Pairs) -> list[float]:
     limits = Limits(shape.length)
     with torch.inference_mode():
         for start in range(0, len(pairs), shape.batch_size):
-            queries, texts = zip(*pairs[start : start + shape.batch_size], strict=True)
-            pieces = [one.pieces(limits)[0][0] for one in ranker.writing.write(queries, texts, limits)]
-            scores += ranker.forward(*ranker.tensors(pieces)).float().cpu().tolist()
+            batch = ranker.read(pairs, range(start, min(start + shape.batch_size, len(pairs))), limits)
+            scores += ranker.forward(batch).float().cpu().tolist()
     return scores
 
 
 def flops(ranker: LocalRanker, pairs: Pairs, shape: Shape) -> float:
     """What all pairs ask for; the decoder's head counts at one place of each."""
-    limits = Limits(shape.length)
-    queries, texts = zip(*pairs, strict=True)
-    written = ranker.writing.write(queries, texts, limits)
-    lengths = [len(one.pieces(limits)[0][0].ids) for one in written]
+    lengths = [len(read.piece.ids) for read in ranker.read(pairs, range(len(pairs)), Limits(shape.length))]
     layers = ranker.model.base_model.modules()
     linear = sum(module.weight.numel() for module in layers if isinstance(module, torch.nn.Linear))
     attention = (2 if shape.causal else 4) * shape.num_heads * shape.head_dim * shape.num_layers

@@ -9,11 +9,12 @@ Folders of sentence-transformers are read as their CrossEncoder reads them: with
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 
 import torch
 
 from jointrag.rankers.loading import Loading, is_saved_reranker, length, load_model, load_tokenizer
-from jointrag.rankers.local import LocalRanker
+from jointrag.rankers.local import LocalRanker, Read
 from jointrag.rankers.prompts import asking, saved_writing
 from jointrag.rankers.writing import Template, backend_of
 
@@ -59,7 +60,8 @@ class CrossEncoder(LocalRanker):
         self._sigmoid = sigmoid
         self._has_types = _has_types(name, model, tokenizer)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, num_first: torch.Tensor) -> torch.Tensor:
+    def forward(self, batch: Sequence[Read]) -> torch.Tensor:
+        input_ids, attention_mask, num_first = self.tensors(batch)
         given = {}
         if self._has_types:
             places = torch.arange(input_ids.shape[1], device=input_ids.device)

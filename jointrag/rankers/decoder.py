@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from jointrag.rankers.base import Ranker
 from jointrag.rankers.loading import Loading, length, load_model, load_tokenizer
-from jointrag.rankers.local import LocalRanker
+from jointrag.rankers.local import LocalRanker, Read
 from jointrag.rankers.prompts import Asking, asking
 
 
@@ -61,7 +62,8 @@ class Decoder(LocalRanker):
     def ask(self, asked: Asking) -> None:
         self.asking, self.writing = asked, asked.writing
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, num_first: torch.Tensor) -> torch.Tensor:
+    def forward(self, batch: Sequence[Read]) -> torch.Tensor:
+        input_ids, attention_mask, _ = self.tensors(batch)
         logits = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -55,8 +55,8 @@ class LateInteraction(LocalRanker):
         self._query_prompt = Encoder(encoder).prompt("query") or None  # type: ignore[arg-type]
         self._queries: dict[str, torch.Tensor] = {}
 
-    def values(self, batch: Sequence[Read]) -> torch.Tensor:
-        input_ids, attention_mask, _ = self.tensors([read.piece for read in batch])
+    def forward(self, batch: Sequence[Read]) -> torch.Tensor:
+        input_ids, attention_mask, _ = self.tensors(batch)
         features = {"input_ids": input_ids, "attention_mask": attention_mask, "modality": "text"}
         found = self.encoder(features, task="document")
         documents = [

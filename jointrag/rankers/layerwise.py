@@ -16,6 +16,7 @@ import torch
 from jointrag.rankers.base import Ranker
 from jointrag.rankers.decoder import Decoder, positions
 from jointrag.rankers.loading import Loading
+from jointrag.rankers.local import Read
 
 Layers = int | Sequence[int] | None
 
@@ -46,7 +47,8 @@ class Layerwise(Decoder):
         other.layer = self._layer(layers)
         return other
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, num_first: torch.Tensor) -> torch.Tensor:
+    def forward(self, batch: Sequence[Read]) -> torch.Tensor:
+        input_ids, attention_mask, _ = self.tensors(batch)
         (scores,) = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -9,6 +9,7 @@ Scores do not depend on what else is in a batch.
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Read:
 
 
 class LocalRanker(Ranker):
-    """Subclasses say how a pair is written (`writing`) and what the model makes of a batch (`forward`, or `values`)."""
+    """Subclasses say how a pair is written (`writing`) and what the model makes of a batch (`forward`)."""
 
     reads_windows = True
 
@@ -62,14 +63,9 @@ class LocalRanker(Ranker):
         known = (model.config.get_text_config().pad_token_id, tokenizer.pad_token_id)
         self._pad_id = next((one for one in known if one is not None and one >= 0), 0)  # the model's own comes first
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, num_first: torch.Tensor) -> torch.Tensor:
-        """Scores [batch] of token ids [batch, length]. `num_first` [batch]: how many tokens, padding on the left
-        included, are before the document."""
-        raise NotImplementedError
-
-    def values(self, batch: Sequence[Read]) -> torch.Tensor:
-        """Scores [batch]. What a subclass says that needs more than token ids."""
-        return self.forward(*self.tensors([read.piece for read in batch]))
+    @abstractmethod
+    def forward(self, batch: Sequence[Read]) -> torch.Tensor:
+        """Scores [batch]; `tensors` has the tokens."""
 
     def score_batch(self, pairs: Sequence[Pair]) -> list[float]:
         return [found[0].value for found in self.score(pairs, Limits(self.max_length))]
@@ -83,19 +79,20 @@ class LocalRanker(Ranker):
         order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][1]))
         blocks = [order[start : start + BLOCK] for start in range(0, len(order), BLOCK)]
         with torch.inference_mode(), ThreadPoolExecutor(1) as tokenising:
-            ahead = tokenising.submit(self._read, pairs, blocks[0], limits)
+            ahead = tokenising.submit(self.read, pairs, blocks[0], limits)
             waiting: list[Read] = []
             for following in progress([*blocks[1:], []], "scoring, block") if show_progress else [*blocks[1:], []]:
                 waiting += ahead.result()
                 if following:
-                    ahead = tokenising.submit(self._read, pairs, following, limits)
+                    ahead = tokenising.submit(self.read, pairs, following, limits)
                 waiting.sort(key=lambda read: -len(read.piece.ids))
                 waiting = self._score_all(waiting, found, limits.windows, keep_rest=bool(following))
         for scores in found:  # windows in the order of the text
             scores.sort(key=lambda score: score.window.start_token if score.window else 0)
         return found
 
-    def _read(self, pairs: Sequence[Pair], block: Sequence[int], limits: Limits) -> list[Read]:
+    def read(self, pairs: Sequence[Pair], block: Sequence[int], limits: Limits) -> list[Read]:
+        """What goes through the model of those `pairs` whose places are in `block`."""
         queries, documents = [pairs[i][0] for i in block], [pairs[i][1] for i in block]
         reads = []
         for i, written in zip(block, self.writing.write(queries, documents, limits), strict=True):
@@ -118,7 +115,7 @@ class LocalRanker(Ranker):
 
     def _score(self, batch: list[Read]) -> list[float]:
         try:
-            return self.values(batch).float().cpu().tolist()
+            return self.forward(batch).float().cpu().tolist()
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
@@ -127,8 +124,10 @@ class LocalRanker(Ranker):
         logger.warning("out of memory: going on with %d tokens at a time", self.tokens_per_forward)
         return [value for part in _halves(batch) for value in self._score(part)]
 
-    def tensors(self, pieces: Sequence[Piece]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Token ids and mask [pieces, longest], and `num_first`, as `forward` takes them."""
+    def tensors(self, batch: Sequence[Read]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Token ids and mask [batch, longest], and [batch] how many tokens, padding on the left included, are before
+        the document."""
+        pieces = [read.piece for read in batch]
         width = max(len(piece.ids) for piece in pieces)
         ids = torch.full((len(pieces), width), self._pad_id)
         mask = torch.zeros((len(pieces), width), dtype=torch.long)
