@@ -11,21 +11,20 @@ from jointrag.config.language_model import LanguageModelSection, Lora, Pretraine
 from jointrag.config.mappo import CriticConfig, MappoConfig, SamplingConfig, WatchdogConfig
 from jointrag.config.pipeline import EvaluationConfig, PipelineConfig, ReportConfig, RuntimeConfig, TrackingConfig
 from jointrag.config.retrieval import (
-    DecoderFormat,
     Encoder,
     IndexConfig,
+    PretrainedEncoder,
+    RerankingConfig,
+    ScratchEncoder,
+    ServerConfig,
+)
+from jointrag.config.retrieval_data import NegativesConfig, OwnReader, PreferencesConfig, ServedReader
+from jointrag.config.retrieval_training import (
+    DecoderFormat,
     LateInteractionConfig,
     LoraSettings,
-    NegativesConfig,
-    OwnReader,
-    PreferencesConfig,
-    PretrainedEncoder,
     RerankerConfig,
-    RerankingConfig,
     RetrieverConfig,
-    ScratchEncoder,
-    ServedReader,
-    ServerConfig,
     TeacherConfig,
     TrainingSettings,
 )

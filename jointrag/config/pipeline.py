@@ -12,16 +12,9 @@ from jointrag.config.base import Section
 from jointrag.config.data import Dataset, SyntheticDataset
 from jointrag.config.language_model import LanguageModelSection, ScratchLM, ServedConfig
 from jointrag.config.mappo import MappoConfig
-from jointrag.config.retrieval import (
-    IndexConfig,
-    LateInteractionConfig,
-    NegativesConfig,
-    PreferencesConfig,
-    RerankerConfig,
-    RerankingConfig,
-    RetrieverConfig,
-    ServerConfig,
-)
+from jointrag.config.retrieval import IndexConfig, RerankingConfig, ServerConfig
+from jointrag.config.retrieval_data import NegativesConfig, PreferencesConfig
+from jointrag.config.retrieval_training import LateInteractionConfig, RerankerConfig, RetrieverConfig
 from jointrag.config.supervised import AgentDataConfig, ControlConfig, WarmStartConfig
 
 SystemName = Annotated[str, Field(pattern=r"^\w[\w-]*$")]  # becomes a file name; dots part the names of settings
