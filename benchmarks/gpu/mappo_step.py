@@ -20,18 +20,14 @@ and leaves out padding, norms, softmax and whatever is computed twice.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import record
+from benchmarks.gpu import command
 from benchmarks.loops import Loop, OurLoop, Step, Timing
 from benchmarks.record import Case, alone, compared
 from benchmarks.reference_loop import ReferenceLoop
@@ -39,10 +35,7 @@ from benchmarks.workload import WordMatchRetriever, llama, make_world
 from jointrag.agents import build_chain
 from jointrag.config import AgentsConfig, Lora, MappoConfig
 
-RESULTS = Path(__file__).parents[1] / "results" / "gpu" / "mappo_step.json"
 ROUNDS = 3
-# dense bfloat16, from the makers' data sheets, in FLOP/s; the first name that is part of the device's counts
-PEAKS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 NOTES = (
     "Random weights: responses run to max_new_tokens on both sides, except the selector's. A step is rollout, scoring "
     "and update; medians of {rounds} after a warm-up, sides in turn. Memory is the rise of the allocator's peak over "
@@ -83,28 +76,15 @@ TINY = Shape(64, 2, 4, 2, 128, 4_000, "float32")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", help="cpu takes a tiny shape and proves nothing but that it runs")
-    parser.add_argument("--quick", action="store_true", help="fewer episodes; writes no file unless --out is given")
-    parser.add_argument("--out", type=Path, help="default: results/gpu/mappo_step.json; none with --quick or on a CPU")
-    given = parser.parse_args()
-    on_gpu = given.device != "cpu"
-    if on_gpu and not torch.cuda.is_available():
-        print("no CUDA device here; to see whether the script runs: --device cpu --quick", file=sys.stderr)
-        return 1
-    logging.disable(logging.INFO)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    cases, peak = measure(given.device, LLAMA_1B if on_gpu else TINY, given.quick)
-    print(record.table(cases))
-    out = given.out or (RESULTS if on_gpu and not given.quick else None)
-    if out:
-        machine = torch.cuda.get_device_name(given.device) if on_gpu else ""
-        record.write(out, cases, NOTES.format(rounds=ROUNDS, peak=peak), machine)
-    return 0
+    return command.run("mappo_step", __doc__, _measure)
 
 
-def measure(device: str, shape: Shape, quick: bool) -> tuple[list[Case], str]:
-    """All cases, and a sentence about the peak that utilisation is measured against."""
+def _measure(device: str, quick: bool) -> tuple[list[Case], str]:
+    cases = measure(device, LLAMA_1B if device != "cpu" else TINY, quick)
+    return cases, NOTES.format(rounds=ROUNDS, peak=command.about_peak(device))
+
+
+def measure(device: str, shape: Shape, quick: bool) -> list[Case]:
     on_gpu = device != "cpu"
     num_episodes = 4 if quick and not on_gpu else 8 if quick else 32
     agents, passage_words = AgentsConfig(), 140
@@ -129,8 +109,6 @@ def measure(device: str, shape: Shape, quick: bool) -> tuple[list[Case], str]:
     adapter_weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
     (ours, theirs), (our_rise, their_rise) = _interleaved(sides, on_gpu)
 
-    name = torch.cuda.get_device_name(device) if on_gpu else "cpu"
-    peak = next((flops for part, flops in PEAKS.items() if part in name), None)
     update_flops = ours.median(lambda s: shape.update_flops(s, adapter_weights, config.ppo_epochs) / s.update_s)
     detail = {"ours": ours.detail(), "theirs": theirs.detail(), "longest_prompt": _longest(ours)}
     cases = [
@@ -138,14 +116,11 @@ def measure(device: str, shape: Shape, quick: bool) -> tuple[list[Case], str]:
         *_parts(ours, theirs),
         alone("update, achieved", update_flops / 1e12, "TFLOP/s"),
     ]
-    if peak:
+    if peak := command.peak_flops(device):
         cases.append(alone("update, model-FLOPs utilisation", 100 * update_flops / peak, "%"))
-        said = f"Utilisation: of {peak / 1e12:.0f} TFLOP/s, dense bfloat16 on {name}."
-    else:
-        said = f"No utilisation: the peak of {name!r} is not in the table of benchmarks/gpu/mappo_step.py."
     if on_gpu:
         cases.append(compared("peak memory", our_rise, their_rise, "GiB", "<= 0.333"))
-    return cases, said
+    return cases
 
 
 def _interleaved(sides: list[Loop], on_gpu: bool) -> tuple[list[Timing], list[float]]:

@@ -14,12 +14,9 @@ per pair for attention (half of it where it is causal), over the device's dense 
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,16 +26,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import record
-from benchmarks.gpu.mappo_step import PEAKS
-from benchmarks.gpu.train_retrieval import MadeUp
+from benchmarks.gpu import command, made_up
+from benchmarks.gpu.made_up import NUM_NEGATIVES, MadeUp
 from benchmarks.record import Case, alone, compared
 from jointrag import Reranker
 from jointrag.rankers.local import LocalRanker
 from jointrag.rankers.writing import Limits
-from trainers.scratch import word_level_tokenizer
 
-RESULTS = Path(__file__).parents[1] / "results" / "gpu" / "rank.json"
 ROUNDS = 3
 NOTES = (
     "Random weights, bfloat16, {pairs} pairs cut at {length} tokens; medians of {rounds} rounds, sides in turn. "
@@ -69,34 +63,21 @@ TINY_CAUSAL = Shape(32, 2, 2, 1, 16, 64, 20_100, batch_size=8, num_pairs=64, len
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", help="cpu takes tiny shapes and proves nothing but that it runs")
-    parser.add_argument("--quick", action="store_true", help="one round; writes no file unless --out is given")
-    parser.add_argument("--out", type=Path, help="default: in benchmarks/results/gpu/; none with --quick or on a CPU")
-    given = parser.parse_args()
-    on_gpu = given.device != "cpu"
-    if on_gpu and not torch.cuda.is_available():
-        print("no CUDA device here; to see whether the script runs: --device cpu --quick", file=sys.stderr)
-        return 1
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings("ignore")
-    rounds = 1 if given.quick else ROUNDS
+    return command.run("rank", __doc__, _measure)
+
+
+def _measure(device: str, quick: bool) -> tuple[list[Case], str]:
+    on_gpu, rounds = device != "cpu", 1 if quick else ROUNDS
     shapes = {"cross-encoder": M3, "decoder": GEMMA_2B} if on_gpu else {"cross-encoder": TINY, "decoder": TINY_CAUSAL}
-    machine = torch.cuda.get_device_name(given.device) if on_gpu else ""
-    peak = next((flops for part, flops in PEAKS.items() if part in machine), None)
-    cases = [case for name, shape in shapes.items() for case in measure(name, shape, given.device, rounds, peak)]
-    print(record.table(cases))
-    out = given.out or (RESULTS if on_gpu and not given.quick else None)
-    if out:
-        said = f"Utilisation: of {peak / 1e12:.0f} TFLOP/s." if peak else ""
-        pairs = " and ".join(str(shape.num_pairs) for shape in shapes.values())
-        record.write(out, cases, NOTES.format(pairs=pairs, length=512, rounds=rounds, peak=said), machine)
-    return 0
+    peak = command.peak_flops(device)
+    cases = [case for name, shape in shapes.items() for case in measure(name, shape, device, rounds, peak)]
+    pairs = " and ".join(str(shape.num_pairs) for shape in shapes.values())
+    lengths = " and ".join(str(shape.length) for shape in shapes.values())
+    return cases, NOTES.format(pairs=pairs, length=lengths, rounds=rounds, peak=command.about_peak(device))
 
 
 def measure(name: str, shape: Shape, device: str, rounds: int, peak: float | None) -> list[Case]:
-    groups = MadeUp(shape.num_pairs // 8, shape.length)
-    pairs = [(groups[0, i].query, text) for i in range(len(groups)) for text in groups[0, i].texts]
+    pairs = MadeUp(shape.num_pairs // (1 + NUM_NEGATIVES), shape.length).pairs()
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder), shape, [text for pair in pairs for text in pair], device)
         options: dict[str, Any] = {"kind": "decoder", "prompt": "bge"} if shape.causal else {}
@@ -150,25 +131,11 @@ def flops(ranker: LocalRanker, pairs: Pairs, shape: Shape) -> float:
 
 
 def write_model(folder: Path, shape: Shape, texts: list[str], device: str) -> None:
-    """Rows of the embedding beyond the made-up words stand for nothing, but cost what such a vocabulary costs."""
+    """Random weights in bfloat16."""
     from transformers import GemmaConfig, GemmaForCausalLM, XLMRobertaConfig, XLMRobertaForSequenceClassification
 
-    special = ["<cls>", "<pad>", "<sep>", "<unk>"]  # padding is 1, as XLM-RoBERTa has it
-    tokenizer = word_level_tokenizer(texts, special, lowercase=False)
-    tokenizer.model_max_length = 8192
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    assert len(tokenizer) <= shape.vocabulary
-    given: dict[str, Any] = {
-        "vocab_size": shape.vocabulary,
-        "hidden_size": shape.hidden_size,
-        "num_hidden_layers": shape.num_layers,
-        "num_attention_heads": shape.num_heads,
-        "intermediate_size": shape.intermediate_size,
-        "max_position_embeddings": 8194,
-        "pad_token_id": special.index("<pad>"),
-        "bos_token_id": None,
-        "eos_token_id": None,
-    }
+    tokenizer = made_up.tokenizer(texts, max_length=8192)
+    given = made_up.settings(shape, tokenizer)
     torch.manual_seed(0)
     model: Any
     with torch.device(device):  # billions of random numbers take a CPU a while

@@ -15,38 +15,30 @@ back, clipping, AdamW. All ways to take a batch share model, optimizer and examp
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
-import logging
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks import record
+from benchmarks.gpu import command, made_up
+from benchmarks.gpu.made_up import NUM_NEGATIVES, MadeUp
 from benchmarks.record import Case, compared
 from benchmarks.training_meter import Meter, Run
 from jointrag.config import PretrainedEncoder, RerankerConfig, RetrieverConfig
 from trainers import embedding, reranker
 from trainers.retrieval.ahead import Ahead
-from trainers.retrieval.batches import BatchesByLength, BatchesWithoutDuplicates, Key, Shown
+from trainers.retrieval.batches import BatchesByLength, BatchesWithoutDuplicates
 from trainers.retrieval.embedder import Embedder
-from trainers.retrieval.groups import Group
 from trainers.retrieval.learner import Learner
-from trainers.scratch import word_level_tokenizer
 
-RESULTS = Path(__file__).parents[1] / "results" / "gpu" / "train_retrieval.json"
 ROUNDS = 3
-NUM_NEGATIVES = 7
-NUM_WORDS = 20_000
 BY_LENGTH, ONE_BATCH, CACHED = "by length", "one batch", "gradient caching"
 WAYS: dict[str, dict[str, Any]] = {
     BY_LENGTH: {},
@@ -78,27 +70,15 @@ TINY = Shape(32, 2, 2, 64, 20_100, length=48, batch_size=4, num_steps=2)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", help="cpu takes a tiny shape and proves nothing but that it runs")
-    parser.add_argument("--quick", action="store_true", help="one round; writes no file unless --out is given")
-    parser.add_argument("--out", type=Path, help="default: in benchmarks/results/gpu/; none with --quick or on a CPU")
-    given = parser.parse_args()
-    on_gpu = given.device != "cpu"
-    if on_gpu and not torch.cuda.is_available():
-        print("no CUDA device here; to see whether the script runs: --device cpu --quick", file=sys.stderr)
-        return 1
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings("ignore")
-    shape, rounds = _fitting(BGE_M3, given.device) if on_gpu else TINY, 1 if given.quick else ROUNDS
-    cases = measure(given.device, shape, rounds)
-    print(record.table(cases))
-    out = given.out or (RESULTS if on_gpu and not given.quick else None)
-    if out:
-        notes = NOTES.format(
-            batch=shape.batch_size, negatives=NUM_NEGATIVES, length=shape.length, rounds=rounds, steps=shape.num_steps
-        )
-        record.write(out, cases, notes, torch.cuda.get_device_name(given.device) if on_gpu else "")
-    return 0
+    return command.run("train_retrieval", __doc__, _measure)
+
+
+def _measure(device: str, quick: bool) -> tuple[list[Case], str]:
+    shape, rounds = _fitting(BGE_M3, device) if device != "cpu" else TINY, 1 if quick else ROUNDS
+    notes = NOTES.format(
+        batch=shape.batch_size, negatives=NUM_NEGATIVES, length=shape.length, rounds=rounds, steps=shape.num_steps
+    )
+    return measure(device, shape, rounds), notes
 
 
 def measure(device: str, shape: Shape, rounds: int) -> list[Case]:
@@ -122,72 +102,16 @@ def _fitting(shape: Shape, device: str) -> Shape:
     return Shape(**{**vars(shape), "batch_size": batch_size})
 
 
-# ---- data and models -------------------------------------------------------------------------------------------------
-
-
-class MadeUp:
-    """Groups of made-up words, indexed as trainers.retrieval.groups.Groups is."""
-
-    def __init__(self, count: int, length: int) -> None:
-        rng = np.random.default_rng(0)
-
-        def text(num_words: int) -> str:
-            return " ".join(f"w{i}" for i in rng.integers(NUM_WORDS, size=num_words).tolist())
-
-        def passage() -> str:
-            return text(int(np.clip(rng.lognormal(np.log(0.4 * length), 0.7), 4, 2 * length)))
-
-        self._groups = [
-            Group(
-                text(int(rng.integers(6, 20))),
-                tuple(passage() for _ in range(1 + NUM_NEGATIVES)),
-                (1.0, *[0.0] * NUM_NEGATIVES),
-            )
-            for _ in range(count)
-        ]
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def __getitem__(self, key: Key) -> Group:
-        return self._groups[key[1]]
-
-    def shown(self, key: Key) -> Shown:
-        """No text occurs twice."""
-        first = key[1] * (1 + NUM_NEGATIVES)
-        return Shown(key[1], set(range(first, first + 1 + NUM_NEGATIVES)), {first})
-
-    def length(self, key: Key) -> int:
-        return max(len(text) for text in self[key].texts)
-
-    def texts(self) -> list[str]:
-        return [text for group in self._groups for text in (group.query, *group.texts)]
+# ---- models -------------------------------------------------------------------------------------------------
 
 
 def write_model(folder: Path, shape: Shape, groups: MadeUp) -> None:
-    """An encoder with random weights. Rows of its embedding beyond the words stand for nothing, but cost what a
-    vocabulary of that size costs."""
+    """An encoder with random weights."""
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
-    special = ["<cls>", "<pad>", "<sep>", "<unk>"]  # padding is 1, as XLM-RoBERTa has it
-    tokenizer = word_level_tokenizer(groups.texts(), special, lowercase=False)
-    tokenizer.model_max_length = shape.length
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    assert len(tokenizer) <= shape.vocabulary
-    config = XLMRobertaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        intermediate_size=shape.intermediate_size,
-        max_position_embeddings=8194,
-        type_vocab_size=1,
-        pad_token_id=special.index("<pad>"),
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+    tokenizer = made_up.tokenizer(groups.texts(), shape.length)
     torch.manual_seed(0)
-    XLMRobertaModel(config).save_pretrained(folder)
+    XLMRobertaModel(XLMRobertaConfig(**made_up.settings(shape, tokenizer), type_vocab_size=1)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from jointrag.generation import LocalLM, TokenCount
 from jointrag.jsonl import write_jsonl
 from jointrag.likelihood import response_logprobs
 from jointrag.types import Passage, Question, Turn
+from tests.answering import Asked, Said, answering
 from tests.tiny import PASSAGES, QUESTIONS, TINY, chain, teach_to_read, tiny_lm
 from trainers import gains, preferences
 from trainers.command_line import main
@@ -299,51 +299,33 @@ def test_the_command_line(folder: Path, prepared: Path, tmp_path: Path, capsys: 
 
 # ---- behind a server -------------------------------------------------------------------------------------------------
 
-Answer = Callable[[dict[str, Any]], tuple[int, Any]]
+Answer = Callable[[dict[str, Any]], Said]  # of a request's body
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Answer], str]]:
     """Start a server that gives `answer(body)` to requests for completions; returns its address."""
-    running: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+    with ExitStack() as running:
 
-    def start(answer: Answer) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, said = answer(body) if self.path == "/v1/completions" else (404, {"detail": "Not Found"})
-                content = json.dumps(said).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+        def start(answer: Answer) -> str:
+            def answer_completions(asked: Asked) -> Said:
+                return answer(asked.body) if asked.path == "/v1/completions" else Said({"detail": "Not Found"}, 404)
 
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
+            return running.enter_context(answering(answer_completions)) + "/v1"
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        running.append((server, thread))
-        return f"http://127.0.0.1:{server.server_port}/v1"
-
-    yield start
-    for server, thread in running:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        yield start
 
 
 def echoing(lm: LocalLM) -> Answer:
     """The prompt's log-probabilities as vLLM returns them: null for the first token, one more for what was written."""
 
     @torch.no_grad()
-    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+    def answer(body: dict[str, Any]) -> Said:
         assert body["echo"] and body["logprobs"] == 1 and body["max_tokens"] == 1 and body["model"] == "tiny"
         ids = body["prompt"]
         logprobs = lm.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
         values = [None, *(logprobs[i, token].item() for i, token in enumerate(ids[1:])), logprobs[-1].max().item()]
-        return 200, {"choices": [{"text": "…", "logprobs": {"token_logprobs": values, "tokens": ["x"] * len(values)}}]}
+        return Said({"choices": [{"text": "…", "logprobs": {"token_logprobs": values, "tokens": ["x"] * len(values)}}]})
 
     return answer
 
@@ -394,7 +376,7 @@ def test_a_server_that_cannot_is_told_at_once(
     serve: Callable[[Answer], str], folder: Path, status: int, said: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        open_reader(served(serve(lambda body: (status, said)), folder))
+        open_reader(served(serve(lambda body: Said(said, status)), folder))
 
 
 def test_a_served_models_tokenizer_has_to_be_there(folder: Path) -> None:

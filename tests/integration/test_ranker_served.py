@@ -3,12 +3,10 @@ do; and models that order lists."""
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from jointrag.rankers.listwise import Listwise, permutation
 from jointrag.rankers.loading import Loading
 from jointrag.types import Prompt
 from tests import ranker_models as tiny
+from tests.answering import Asked, Said, answering
 
 QUERY = "who wrote Faust?"
 TEXTS = ["Oslo", "Goethe wrote Faust.", "", "Faust", "Goethe wrote Faust in two parts"]
@@ -42,61 +41,42 @@ class Server:
     headers: list[dict[str, str]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answer(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> tuple[int, Any]:
+    def answer(self, asked: Asked) -> Said:
+        path, body = asked.path, asked.body
         with self.lock:
             self.bodies.append(body)
-            self.headers.append(headers)
+            self.headers.append(asked.headers)
             if self.fail:
                 self.fail -= 1
-                return 503, {"error": "busy"}
+                return Said({"error": "busy"}, 503)
         if self.wrong is not None:
-            return 200, self.wrong
+            return Said(self.wrong)
         if path == "/rerank":
             found = [{"index": i, "score": words(body["query"], text)} for i, text in enumerate(body["texts"])]
-            return 200, sorted(found, key=lambda one: -one["score"])
+            return Said(sorted(found, key=lambda one: -one["score"]))
         if path == "/v1/rerank":
             texts = body["documents"]
             found = [{"index": i, "relevance_score": words(body["query"], text)} for i, text in enumerate(texts)]
-            return 200, {"model": body["model"], "results": sorted(found, key=lambda one: -one["relevance_score"])}
+            return Said({"model": body["model"], "results": sorted(found, key=lambda one: -one["relevance_score"])})
         assert path == "/v1/chat/completions"
         if self.refuses and "logprobs" in body:
-            return 400, {"error": {"message": "logprobs is not supported"}}
-        asked = body["messages"][-1]["content"]
-        yes = 0.1 + 0.8 * words(QUERY, asked.split("Document: ")[1].split("\n")[0])
+            return Said({"error": {"message": "logprobs is not supported"}}, 400)
+        content = body["messages"][-1]["content"]
+        yes = 0.1 + 0.8 * words(QUERY, content.split("Document: ")[1].split("\n")[0])
         choice: dict[str, Any] = {"message": {"content": "Yes." if yes > 0.4 else "No"}}
         if self.logprobs and "logprobs" in body:
             said = {"Yes": 0.75 * yes, " yes": 0.25 * yes, "No": 0.9 - yes, "Well": 0.1}
             top = [{"token": token, "logprob": math.log(p)} for token, p in said.items() if p > 0]
             choice["logprobs"] = {"content": [{"token": "Yes", "top_logprobs": top}]}
-        return 200, {"choices": [choice]}
+        return Said({"choices": [choice]})
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(served, "FIRST_PAUSE_S", 0.001)
     told = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, said = told.answer(self.path, dict(self.headers), body)
-            content = json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
-    thread.start()
-    told.url = f"http://127.0.0.1:{listening.server_port}"
-    yield told
-    listening.shutdown()
-    listening.server_close()
-    thread.join()
+    with answering(told.answer) as told.url:
+        yield told
 
 
 PAIRS = [(QUERY, text) for text in TEXTS] + [("Oslo Faust", text) for text in TEXTS]

@@ -51,7 +51,7 @@ from pathlib import Path
 from benchmarks import record
 from benchmarks.gpu.mappo_step import TINY, measure
 torch.set_num_threads(1)
-cases, _ = measure("cpu", TINY, quick=True)
+cases = measure("cpu", TINY, quick=True)
 record.write(Path({str(tmp_path / "out.json")!r}), cases, "notes")
 """
     done = run(code)

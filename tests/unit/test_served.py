@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -18,13 +16,13 @@ from jointrag.config import ServedConfig
 from jointrag.generation import GREEDY, Sampling
 from jointrag.served import ServedLM, ServerUnavailable
 from jointrag.types import Prompt
+from tests.answering import Asked, Said, answering
 
 PROMPTS = [Prompt("generator", "Answer.", f"question {i}") for i in range(9)]
-Answer = tuple[int, Any, dict[str, str]]  # status, JSON or text, headers
 
 
-def says(text: str | None) -> Answer:
-    return 200, {"choices": [{"message": {"role": "assistant", "content": text}}]}, {}
+def says(text: str | None) -> Said:
+    return Said({"choices": [{"message": {"role": "assistant", "content": text}}]})
 
 
 @dataclass
@@ -32,7 +30,7 @@ class Server:
     """Gives the `script`'s answers one after the other, then repeats what it is asked."""
 
     url: str = ""
-    script: list[Answer] = field(default_factory=list)
+    script: list[Said] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     gate: threading.Barrier | None = None
@@ -41,46 +39,23 @@ class Server:
     def lm(self, **settings: Any) -> ServedLM:
         return ServedLM(ServedConfig(base_url=f"{self.url}/v1/", name="tiny", **settings))
 
-    def answer(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> Answer:
-        assert path == "/v1/chat/completions"
+    def answer(self, asked: Asked) -> Said:
+        assert asked.path == "/v1/chat/completions"
         with self.lock:
-            self.bodies.append(body)
-            self.headers.append(headers)
+            self.bodies.append(asked.body)
+            self.headers.append(asked.headers)
             scripted = self.script.pop(0) if self.script else None
         if self.gate:
             self.gate.wait(timeout=20)
-        return scripted or says(f" about {body['messages'][-1]['content']}\n")
+        return scripted or says(f" about {asked.body['messages'][-1]['content']}\n")
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(served, "FIRST_PAUSE_S", 0.001)
     told = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, said, headers = told.answer(self.path, dict(self.headers), body)
-            if status == 0:  # hang up without a word
-                return
-            content = (said if isinstance(said, str) else json.dumps(said)).encode()
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(content)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
-    thread.start()
-    told.url = f"http://127.0.0.1:{listening.server_port}"
-    yield told
-    listening.shutdown()
-    thread.join()
-    listening.server_close()
+    with answering(told.answer) as told.url:
+        yield told
 
 
 def test_answers_come_in_the_order_of_the_prompts(server: Server) -> None:
@@ -117,9 +92,9 @@ def test_requests_are_under_way_together(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "trouble", [(429, {"error": {"message": "slow down"}}, {}), (503, "overloaded", {}), (0, "", {})]
+    "trouble", [Said({"error": {"message": "slow down"}}, 429), Said("overloaded", 503), Said("", 0)]
 )
-def test_passing_trouble_is_waited_out(server: Server, trouble: Answer) -> None:
+def test_passing_trouble_is_waited_out(server: Server, trouble: Said) -> None:
     server.script = [trouble, trouble, says("at last")]
     assert server.lm().generate(PROMPTS[:1], 4, GREEDY)[0].text == "at last"
     assert len(server.bodies) == 3
@@ -128,13 +103,13 @@ def test_passing_trouble_is_waited_out(server: Server, trouble: Answer) -> None:
 def test_the_server_says_how_long_to_wait(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr(served.time, "sleep", waited.append)
-    server.script = [(429, "", {"Retry-After": "3"}), (429, "", {"Retry-After": "tomorrow"}), says("at last")]
+    server.script = [Said("", 429, {"Retry-After": "3"}), Said("", 429, {"Retry-After": "tomorrow"}), says("at last")]
     server.lm().generate(PROMPTS[:1], 4, GREEDY)
     assert waited == [3.0, 0.002]
 
 
 def test_lasting_trouble_is_an_error(server: Server) -> None:
-    server.script = [(500, {"detail": "no memory left"}, {})] * 99
+    server.script = [Said({"detail": "no memory left"}, 500)] * 99
     with pytest.raises(ServerUnavailable, match=r"chat/completions, model 'tiny', asked 6 times: 500: no memory left"):
         server.lm(num_parallel=1).generate(PROMPTS, 4, GREEDY)
     assert len(server.bodies) <= 2 * served.TRIES  # the other prompts were not asked
@@ -150,7 +125,7 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     "said", [{"error": {"message": "no such model"}}, {"detail": "no such model"}, "no such model"]
 )
 def test_a_refusal_says_who_refused_what_and_why(server: Server, said: Any) -> None:
-    server.script = [(404, said, {})]
+    server.script = [Said(said, 404)]
     with pytest.raises(ValueError, match=r"http://127.*refused a request for model 'tiny': 404: no such model"):
         server.lm(num_parallel=1).generate(PROMPTS[:1], 4, GREEDY)
     assert len(server.bodies) == 1
@@ -158,7 +133,7 @@ def test_a_refusal_says_who_refused_what_and_why(server: Server, said: Any) -> N
 
 @pytest.mark.parametrize("said", ["<html>", {"hello": "world"}, [], {"choices": []}])
 def test_something_else_on_that_port(server: Server, said: Any) -> None:
-    server.script = [(200, said, {})]
+    server.script = [Said(said)]
     with pytest.raises(ValueError, match="did not answer as an OpenAI-compatible server"):
         server.lm().generate(PROMPTS[:1], 4, GREEDY)
 
