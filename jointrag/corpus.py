@@ -13,59 +13,36 @@ import mmap
 import os
 from array import array
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jointrag.jsonl import read_jsonl
+from jointrag.corpus_files import copy
 from jointrag.types import Passage
 
 _PASSAGES = "passages.jsonl"
 _OFFSETS = "offsets.npy"  # int64 [passages + 1]: where each line starts, then the file's size
 
 
-def build(jsonl: Path, out: Path) -> str:
-    """Store the Passage lines of `jsonl` in folder `out`, in their order; returns the corpus fingerprint.
+def build(source: Path, out: Path) -> str:
+    """Store the passages of `source` (see jointrag.corpus_files) in folder `out`, in their order; returns the corpus
+    fingerprint.
 
     Raises ValueError for a line that is not a passage, an id that occurs twice (with both lines), an empty corpus.
     """
     out.mkdir(parents=True, exist_ok=True)
-    offsets = array("q", [0])
-    ids: set[str] = set()
-    digest = hashlib.sha256()
-    aside = out / f".{_PASSAGES}.{os.getpid()}"
-    with aside.open("wb") as file:
-        for passage in read_jsonl(jsonl, Passage):
-            if passage.id in ids:
-                raise ValueError(_duplicate(jsonl, passage.id))
-            ids.add(passage.id)
-            line = json.dumps(asdict(passage), ensure_ascii=False).encode() + b"\n"
+    copy(source, out / _PASSAGES)
+    offsets, digest = array("q", [0]), hashlib.sha256()
+    with (out / _PASSAGES).open("rb") as file:
+        for line in file:
             digest.update(line)
-            file.write(line)
             offsets.append(offsets[-1] + len(line))
-    if not ids:
-        aside.unlink()
-        raise ValueError(f"{jsonl}: no passages; the corpus needs at least one line with id, title and text")
-    aside.replace(out / _PASSAGES)
     aside = out / f".{_OFFSETS}.{os.getpid()}"
     with aside.open("wb") as file:
         np.save(file, np.asarray(offsets, dtype=np.int64))
     aside.replace(out / _OFFSETS)
     return digest.hexdigest()
-
-
-def _duplicate(jsonl: Path, passage_id: str) -> str:
-    lines = []
-    with jsonl.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if raw.strip() and json.loads(raw)["id"] == passage_id:
-                lines.append(number)
-                if len(lines) == 2:
-                    break
-    first, second = lines
-    return f"{jsonl}, line {second}: id {passage_id!r} is already taken by line {first}; give every passage its own id"
 
 
 class Corpus:

@@ -6,7 +6,7 @@ tree. A misspelt key, a wrong type or two settings that exclude each other is an
 
 from jointrag.config.agents import AgentsConfig
 from jointrag.config.base import AgentName, Section, Share
-from jointrag.config.data import CorpusDataset, Dataset, FilesDataset, NamedDataset, SyntheticDataset
+from jointrag.config.data import CorpusDataset, Dataset, FilesDataset, NamedDataset, OnBadLine, SyntheticDataset
 from jointrag.config.language_model import LanguageModelSection, Lora, PretrainedLM, ScratchLM, ServedConfig
 from jointrag.config.mappo import CriticConfig, MappoConfig, SamplingConfig, WatchdogConfig
 from jointrag.config.pipeline import EvaluationConfig, PipelineConfig, ReportConfig, RuntimeConfig, TrackingConfig
@@ -50,6 +50,7 @@ __all__ = [
     "MappoConfig",
     "NamedDataset",
     "NegativesConfig",
+    "OnBadLine",
     "OwnReader",
     "PipelineConfig",
     "PreferencesConfig",

@@ -9,6 +9,8 @@ from pydantic import Field, PositiveInt
 
 from jointrag.config.base import Section, Share
 
+OnBadLine = Literal["refuse", "skip"]
+
 
 class SyntheticDataset(Section):
     """Made-up countries (jointrag/datasets/synthetic.py): works offline, in seconds, from a seed."""
@@ -36,11 +38,14 @@ class SyntheticDataset(Section):
 
 
 class FilesDataset(Section):
-    """Your own data: a folder with corpus.jsonl, train.jsonl, dev.jsonl, test.jsonl (format: data/README.md)."""
+    """Your own data: a folder with corpus.jsonl (.tsv, .parquet), train.jsonl, dev.jsonl, test.jsonl; see
+    data/README.md."""
 
     name: Literal["files"]
     path: Path
     """The folder."""
+    on_bad_line: OnBadLine = "refuse"
+    """Lines of the corpus that cannot be used, or whose id was used before: an error, or left out with a warning."""
 
 
 class CorpusDataset(Section):
@@ -48,7 +53,9 @@ class CorpusDataset(Section):
 
     name: Literal["corpus"]
     path: Path
-    """A file of passages, JSON lines (format: data/README.md)."""
+    """A file of passages: .jsonl, .tsv or .parquet (format: data/README.md)."""
+    on_bad_line: OnBadLine = "refuse"
+    """As of dataset.name=files."""
 
 
 class NamedDataset(Section):

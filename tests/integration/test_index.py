@@ -139,5 +139,5 @@ def test_missing_model_and_duplicate_passage_are_named(world: Path, retriever_di
         build(IndexConfig(), prepared=prepared, retriever=tmp_path, out=tmp_path / "index")
     corpus = prepared / "corpus.jsonl"
     corpus.write_text(corpus.read_text() + corpus.read_text().splitlines()[0] + "\n")
-    with pytest.raises(ValueError, match="line 129: id 'home-0' is already taken by line 1"):
+    with pytest.raises(ValueError, match="line 129: passage id 'home-0' was used before, in line 1"):
         build(IndexConfig(), prepared=prepared, retriever=retriever_dir, out=tmp_path / "index")

@@ -35,7 +35,7 @@ def test_duplicate_id_names_both_lines(tmp_path: Path) -> None:
     line = '{"id": "%s", "title": "", "text": "x"}\n'
     path = tmp_path / "corpus.jsonl"
     path.write_text(line % "a" + "\n" + line % "b" + line % "a")
-    with pytest.raises(ValueError, match=r"corpus.jsonl, line 4: id 'a' is already taken by line 1"):
+    with pytest.raises(ValueError, match=r"corpus.jsonl, line 4: passage id 'a' was used before, in line 1"):
         build(path, tmp_path / "store")
 
 

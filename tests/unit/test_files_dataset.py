@@ -42,7 +42,11 @@ def test_a_good_folder_goes_through(folder, tmp_path):
         ("corpus", ["", CORPUS[0], '["a list"]'], "corpus.jsonl, line 3: expected an object"),
         ("corpus", [CORPUS[0], CORPUS[0]], "line 2: passage id 'p1' was used before"),
         ("corpus", [{"id": "p1", "text": " "}], "line 1: passage 'p1' has no text"),
-        ("corpus", [{"id": "p1", "body": "x"}], "line 1: unknown field 'body'; known fields: id, text, title"),
+        (
+            "corpus",
+            [{"id": "p1", "body": "x"}],
+            "line 1: unknown field 'body'; known fields: id, title, text, contents",
+        ),
         ("corpus", [{"id": 7, "text": "x"}], "line 1: field 'id' should be a text in quotes, like \"…\", found 7"),
         ("corpus", [], "corpus.jsonl: no passages"),
         ("train", [{**QUESTION, "answers": "Anna"}], "field 'answers' should be a list, like [\"…\"], found 'Anna'"),
