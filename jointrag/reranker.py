@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 from jointrag.rankers.base import Pair, Ranker
@@ -40,7 +41,7 @@ class Reranker(RagRetrievalNames):
 
     def __init__(
         self,
-        model: str | Ranker,
+        model: str | Path | Ranker,
         kind: str | None = None,
         device: str | None = None,
         dtype: Any = None,
@@ -68,6 +69,7 @@ class Reranker(RagRetrievalNames):
 
         Raises ValueError for a model that cannot be loaded or of which nobody can tell the kind.
         """
+        model = str(model) if isinstance(model, Path) else model
         loading = Loading(device, dtype, max_length, tokens_per_forward, trust_remote_code)
         if model_type is not None and not isinstance(model, Ranker):
             if kind is not None:

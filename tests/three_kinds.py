@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.rerankers import tiny_bert
+from tests.word_rankers import tiny_bert
 
 
 def save_three_kinds(folder: Path) -> dict[str, Path]:

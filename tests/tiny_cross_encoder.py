@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.rerankers import tiny_bert
+from tests.word_rankers import tiny_bert
 
 
 def tiny_cross_encoder(folder: Path, *, seed: int = 0, spread: float = 20.0) -> Path:
-    """A BERT with one logit that knows tests.rerankers.WORDS and reads 64 tokens. `spread` makes scores differ."""
+    """A BERT with one logit that knows tests.word_rankers.WORDS and reads 64 tokens. `spread` makes scores differ."""
     import torch
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer, BertForSequenceClassification

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from jointrag.config import LateInteractionConfig, RerankerConfig
-from tests.rerankers import WORDS, tiny_bert, write
+from tests.word_rankers import WORDS, tiny_bert, write
 from trainers.late_interaction import LateInteractionLearner, Loss
 from trainers.late_interaction import make_groups as make_late_groups
 from trainers.late_interaction import make_model as make_late_interaction

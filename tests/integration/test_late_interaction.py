@@ -20,7 +20,7 @@ from torch import Tensor
 from jointrag.config import LateInteractionConfig, LoraSettings
 from tests.integration.ranking_runs import late_interaction
 from tests.integration.ranks import torchrun
-from tests.rerankers import MAX_LENGTH, WORDS, same_group, tiny_bert, tiny_decoder, write
+from tests.word_rankers import MAX_LENGTH, WORDS, same_group, tiny_bert, tiny_decoder, write
 from trainers.late_interaction import LateInteractionLearner, make_groups, make_model, train
 from trainers.retrieval.backbone import prepare
 from trainers.retrieval.fit import fit

@@ -18,8 +18,8 @@ from evaluation.mteb_bridge import METRICS, evaluate, load_data, local_tasks, na
 from evaluation.mteb_tasks import main
 from evaluation.rankings import load_model, rank, search
 from evaluation.retrieval import measure
-from tests.rerankers import WORDS, same_words, write
 from tests.three_kinds import save_three_kinds
+from tests.word_rankers import WORDS, same_words, write
 
 KINDS = ("embedding", "late_interaction", "reranker")
 

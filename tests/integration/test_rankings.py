@@ -14,8 +14,8 @@ import torch
 import evaluation.rankings
 from evaluation.rankings import load_model, rank, search
 from jointrag.encoders import Encoder
-from tests.rerankers import WORDS
 from tests.three_kinds import save_three_kinds
+from tests.word_rankers import WORDS
 
 KINDS = ("embedding", "late_interaction", "reranker")
 QUERIES = tuple(" ".join(random.Random(i).sample(WORDS, 3)) for i in range(6))

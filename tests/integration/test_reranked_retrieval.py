@@ -13,8 +13,8 @@ from jointrag.config import ServerConfig
 from jointrag.retrieval import HttpRetriever, InProcessRetriever, RerankingRetriever
 from retrieval_server.process import Reranking, serving
 from tests.e2e.test_smoke import pipeline, processes_in
-from tests.rerankers import tiny_bert
 from tests.three_kinds import save_three_kinds
+from tests.word_rankers import tiny_bert
 
 QUERIES = ["Where does Ada Adler live?", "In which city was Hugo Haas born?"]
 

@@ -19,7 +19,7 @@ from jointrag.config import DecoderFormat, LoraSettings, RerankerConfig
 from jointrag.tracking import NoTracker
 from tests.integration.ranking_runs import reranking
 from tests.integration.ranks import torchrun
-from tests.rerankers import MAX_LENGTH, WORDS, same_group, tiny_bert, tiny_decoder, write
+from tests.word_rankers import MAX_LENGTH, WORDS, same_group, tiny_bert, tiny_decoder, write
 from trainers.reranker import RerankerLearner, make_groups, make_model, train
 from trainers.retrieval.backbone import prepare
 from trainers.retrieval.fit import fit

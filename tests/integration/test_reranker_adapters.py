@@ -11,8 +11,8 @@ import pytest
 
 from jointrag import Reranker
 from jointrag.rankers.base import Pair, Ranker
-from tests.rerankers import WORDS
 from tests.tiny_cross_encoder import tiny_cross_encoder
+from tests.word_rankers import WORDS
 
 TEXTS = ["bb", "", "dddd", "ccc"]
 

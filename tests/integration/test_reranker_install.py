@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.rerankers import WORDS
 from tests.tiny_cross_encoder import plain_scores, tiny_cross_encoder
+from tests.word_rankers import WORDS
 
 ROOT = Path(__file__).parents[2]
 MISSING = ("prefect", "mlflow", "trl", "flask", "sentence_transformers", "faiss", "peft", "datasets", "pytest")

@@ -11,8 +11,8 @@ import pytest
 
 from jointrag import Reranker
 from jointrag.rankers.processes import Processes
-from tests.rerankers import WORDS
 from tests.tiny_cross_encoder import tiny_cross_encoder
+from tests.word_rankers import WORDS
 
 QUERY = "bara deso"
 PAIRS = [(QUERY, " ".join(WORDS[i % 9 : i % 9 + 1 + i % 13])) for i in range(41)]

@@ -11,8 +11,8 @@ import pytest
 
 from jointrag import Reranker
 from jointrag.rankers.writing import Limits, Written
-from tests.rerankers import WORDS
 from tests.tiny_cross_encoder import plain_scores, tiny_cross_encoder
+from tests.word_rankers import WORDS
 
 QUERY = "bara deso"
 LONG = " ".join(random.Random(3).choices(WORDS, k=150))

@@ -14,8 +14,8 @@ from jointrag import Reranker
 from jointrag.rankers.base import Pair, Ranker
 from jointrag.rankers.rag_retrieval import kind_of
 from jointrag.rankers.results import Document
-from tests.rerankers import WORDS
 from tests.tiny_cross_encoder import plain_scores, tiny_cross_encoder
+from tests.word_rankers import WORDS
 
 QUERY = "bara deso"
 TEXTS = ["deso kite bara", "lovi muvi", "", "naso nate bara deso", "deso kite bara"]
