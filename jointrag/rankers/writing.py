@@ -186,21 +186,21 @@ class Sentence:
 
 
 def backend_of(tokenizer: Any) -> Any:
-    """The Rust tokenizer. Raises ValueError where there is none."""
+    """The Rust tokenizer, which neither cuts nor pads. Raises ValueError where there is none."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ValueError(
             f"{type(tokenizer).__name__} has no fast version; save the model with one (tokenizer.json) and load that"
         )
+    if backend.truncation is not None:  # some are saved with it; changing it fails while another thread encodes
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
     return backend
 
 
 def tokens(backend: Any, texts: Sequence[str]) -> list[Any]:
     """Of each text by itself, whole, with nothing put around it: encodings with `ids` and `offsets`."""
-    if backend.truncation is not None:  # changing it fails while another thread encodes
-        backend.no_truncation()
-    if backend.padding is not None:
-        backend.no_padding()
     return backend.encode_batch(list(texts), add_special_tokens=False)
 
 

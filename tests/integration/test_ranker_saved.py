@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
+from tokenizers import Tokenizer
 
 from jointrag import Reranker
 from jointrag.config import DecoderFormat
@@ -84,6 +85,18 @@ def test_a_decoder_that_is_asked_in_its_chat_template(prompt: str | None, no: in
         expected = one_by_one(tmp_path / "saved", SHORT, prompt="Find the capital.")
         assert asked.score_batch(SHORT) == pytest.approx(expected, abs=TOLERANCE)
         assert reranker.score(SHORT) != pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
+def test_padding_and_truncation_that_a_tokenizer_was_saved_with_are_off(kind: str, tmp_path: Path) -> None:
+    """all-MiniLM-L6-v2's pads every text to 128 tokens."""
+    folder = tiny.classifier(kind, tmp_path)
+    plain = Reranker(folder, device="cpu", max_length=96).score(PAIRS)
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.enable_padding(length=40)
+    backend.enable_truncation(20)
+    backend.save(str(folder / "tokenizer.json"))
+    assert Reranker(folder, device="cpu", max_length=96).score(PAIRS) == pytest.approx(plain, abs=1e-6)
 
 
 def test_the_sigmoid_of_bce(tmp_path: Path) -> None:
