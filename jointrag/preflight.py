@@ -13,11 +13,12 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from jointrag import corpus_files
 from jointrag.config import Dataset, FilesDataset, NamedDataset, PipelineConfig, PretrainedEncoder, PretrainedLM
 from jointrag.own_code import load_function
 from jointrag.presets import ConfigError
 
-FILES = {"corpus.jsonl": "passages", "train.jsonl": "questions", "dev.jsonl": "questions", "test.jsonl": "questions"}
+FILES = ("corpus.jsonl", "train.jsonl", "dev.jsonl", "test.jsonl")
 
 
 def preflight(config: PipelineConfig) -> None:
@@ -85,8 +86,14 @@ def dataset_problems(dataset: Dataset) -> Iterator[str]:
     if not dataset.path.is_dir():
         yield f"dataset.path={dataset.path}: no such folder; it should hold {', '.join(FILES)} (see data/README.md)"
         return
-    for name, what in FILES.items():
-        file = dataset.path / name
+    try:
+        files = [corpus_files.find(dataset.path)]
+    except ValueError as error:
+        yield f"{error}; dataset.path should hold {', '.join(FILES)} (see data/README.md)"
+        files = []
+    files += [dataset.path / name for name in FILES[1:]]
+    for file in files:
+        what = "passages" if file.stem.startswith("corpus") else "questions"
         if not file.is_file():
             yield f"{file}: no such file; dataset.path should hold {', '.join(FILES)} (see data/README.md)"
         elif not _has_a_line(file):

@@ -38,6 +38,13 @@ def test_own_files(corpus: Path) -> None:
     assert of_files(corpus) == []
 
 
+def test_a_corpus_in_another_form(corpus: Path) -> None:
+    (corpus / "corpus.jsonl").rename(corpus / "corpus.tsv")
+    assert of_files(corpus) == []
+    (corpus / "corpus.tsv").unlink()
+    assert "corpus.jsonl: no such file (nor .tsv or .parquet); dataset.path should hold corpus" in of_files(corpus)[0]
+
+
 def test_missing_folder(tmp_path: Path) -> None:
     assert "no such folder; it should hold corpus.jsonl, train.jsonl" in of_files(tmp_path / "nowhere")[0]
 
