@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jointrag import corpus_files
-from jointrag.config import Dataset, FilesDataset, NamedDataset, PipelineConfig, PretrainedEncoder, PretrainedLM
+from jointrag.config import Dataset, FilesDataset, PipelineConfig, PretrainedEncoder, PretrainedLM, PublicDataset
+from jointrag.datasets.rows import find_splits
 from jointrag.own_code import load_function
 from jointrag.presets import ConfigError
 
@@ -76,11 +77,8 @@ def _workspace_problems(workspace: Path) -> Iterator[str]:
 
 def dataset_problems(dataset: Dataset) -> Iterator[str]:
     """What is missing from the data set."""
-    if isinstance(dataset, NamedDataset):
-        yield (
-            f"dataset.name={dataset.name} cannot be downloaded and converted yet; put its files into a folder as "
-            "data/README.md describes and use dataset.name=files dataset.path=FOLDER"
-        )
+    if isinstance(dataset, PublicDataset):
+        yield from _public_problems(dataset)
     if not isinstance(dataset, FilesDataset):
         return
     if not dataset.path.is_dir():
@@ -98,6 +96,16 @@ def dataset_problems(dataset: Dataset) -> Iterator[str]:
             yield f"{file}: no such file; dataset.path should hold {', '.join(FILES)} (see data/README.md)"
         elif not _has_a_line(file):
             yield f"{file} holds no {what}; write one JSON object per line (see data/README.md)"
+
+
+def _public_problems(dataset: PublicDataset) -> Iterator[str]:
+    if dataset.path is not None:
+        try:
+            find_splits(dataset.path)
+        except ValueError as error:
+            yield str(error)
+    if isinstance(dataset.corpus, Path) and not dataset.corpus.is_file():
+        yield f"dataset.corpus={dataset.corpus}: no such file; give one, or own, psgs_w100 or wiki18"
 
 
 def model_problems(setting: str, name: str) -> Iterator[str]:

@@ -6,7 +6,16 @@ tree. A misspelt key, a wrong type or two settings that exclude each other is an
 
 from jointrag.config.agents import AgentsConfig
 from jointrag.config.base import AgentName, Section, Share
-from jointrag.config.data import CorpusDataset, Dataset, FilesDataset, NamedDataset, OnBadLine, SyntheticDataset
+from jointrag.config.data import (
+    CorpusDataset,
+    Dataset,
+    FilesDataset,
+    FlashRagDataset,
+    NamedDataset,
+    OnBadLine,
+    PublicDataset,
+    SyntheticDataset,
+)
 from jointrag.config.language_model import LanguageModelSection, Lora, PretrainedLM, ScratchLM, ServedConfig
 from jointrag.config.mappo import CriticConfig, MappoConfig, SamplingConfig, WatchdogConfig
 from jointrag.config.pipeline import EvaluationConfig, PipelineConfig, ReportConfig, RuntimeConfig, TrackingConfig
@@ -42,6 +51,7 @@ __all__ = [
     "Encoder",
     "EvaluationConfig",
     "FilesDataset",
+    "FlashRagDataset",
     "IndexConfig",
     "LanguageModelSection",
     "LateInteractionConfig",
@@ -56,6 +66,7 @@ __all__ = [
     "PreferencesConfig",
     "PretrainedEncoder",
     "PretrainedLM",
+    "PublicDataset",
     "ReportConfig",
     "RerankerConfig",
     "RerankingConfig",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from jointrag.config.base import Section, Share
 
@@ -58,11 +58,46 @@ class CorpusDataset(Section):
     """As of dataset.name=files."""
 
 
-class NamedDataset(Section):
-    """A public data set by name. Not available yet: prepare says so at once and names the way round."""
+class PublicDataset(Section):
+    """What all public question sets have in common."""
 
-    name: Literal["hotpotqa", "2wikimultihopqa", "ambigqa", "musique"]
-    corpus: Literal["own", "psgs_w100"] = "own"
+    path: Path | None = None
+    """A folder with its published files: train, dev (or validation) and test, as .json, .jsonl or .parquet. null: they
+    are downloaded."""
+    downloads: Path = Path("data")
+    """Where downloads go: questions to <downloads>/<name>, corpora to <downloads>/corpora."""
+    corpus: Literal["own", "psgs_w100", "wiki18"] | Path = "own"
+    """The paragraphs that come with the questions; Wikipedia's 21 million, as DPR or FlashRAG have them; or a file."""
+    num_train_questions: PositiveInt | None = None
+    """null: all that are left. Where a set has too few splits, dev and test are taken from train, by the seed."""
+    num_dev_questions: PositiveInt = 500
+    num_test_questions: PositiveInt | None = None
+    """null: the whole published split; a tenth of train, at most 1,000, where there is none with answers."""
+    on_bad_line: OnBadLine = "refuse"
+    """As of dataset.name=files, for a corpus of its own file."""
 
 
-Dataset = Annotated[SyntheticDataset | FilesDataset | CorpusDataset | NamedDataset, Field(discriminator="name")]
+class NamedDataset(PublicDataset):
+    """A public question set by its name."""
+
+    name: Literal["hotpotqa", "2wikimultihopqa", "musique", "ambigqa", "nq", "triviaqa", "popqa"]
+
+    @model_validator(mode="after")
+    def _has_a_corpus(self) -> NamedDataset:
+        if self.corpus == "own" and self.name in ("ambigqa", "nq", "triviaqa", "popqa"):
+            raise ValueError(f"{self.name} brings no passages; set corpus to psgs_w100, wiki18 or a file of your own")
+        return self
+
+
+class FlashRagDataset(PublicDataset):
+    """Any question set of FlashRAG's collection, or in its format."""
+
+    name: Literal["flashrag"]
+    subset: str
+    """Its name there: nq, hotpotqa, bamboogle …"""
+    corpus: Literal["psgs_w100", "wiki18"] | Path = "wiki18"
+
+
+Dataset = Annotated[
+    SyntheticDataset | FilesDataset | CorpusDataset | NamedDataset | FlashRagDataset, Field(discriminator="name")
+]

@@ -11,21 +11,18 @@ from importlib import import_module
 from pathlib import Path
 
 from jointrag.config import Dataset
+from jointrag.datasets.published import SETS
 
 SPLITS = ("source", "train", "dev", "test")
 SOURCES = {
     "synthetic": "jointrag.datasets.synthetic",
     "files": "jointrag.datasets.files",
     "corpus": "jointrag.datasets.corpus_only",
+    **dict.fromkeys(SETS, "jointrag.datasets.named"),
 }
 
 
 def prepare(config: Dataset, *, seed: int, out: Path) -> dict[str, float]:
     """Write the data set below `out`; returns the counts. Broken input: a ValueError naming file, line and remedy."""
-    if config.name not in SOURCES:
-        raise ValueError(
-            f"dataset.name={config.name!r} is not available yet; convert it to corpus.jsonl and questions "
-            f"(format: data/README.md) and use dataset.name=files with dataset.path=<folder>"
-        )
     source: Callable[..., dict[str, float]] = import_module(SOURCES[config.name]).prepare
     return source(config, seed=seed, out=out)

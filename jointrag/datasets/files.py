@@ -16,6 +16,7 @@ from pathlib import Path
 
 from jointrag.config import FilesDataset, OnBadLine
 from jointrag.corpus_files import Copied, copy, find
+from jointrag.datasets.splits import warn_of_near_duplicates
 from jointrag.jsonl import read_numbered, write_jsonl
 from jointrag.metrics import normalize
 from jointrag.types import Question
@@ -37,16 +38,11 @@ def prepare(config: FilesDataset, *, seed: int, out: Path) -> dict[str, float]:
     for path, rows in questions.items():
         _check_gold(path, rows, copied.found, corpus.name)
 
-    metrics = {
-        "prepare/passages": float(copied.num_passages),
-        "prepare/left_out": float(copied.problems.counts.total()),
-    }
-    split_of: dict[str, str] = {}
+    asked = {path: [question for _, question in rows] for path, rows in questions.items()}
+    duplicates = warn_of_near_duplicates({path.name: rows for path, rows in asked.items()})
+    metrics = corpus_metrics(copied) | {"prepare/near_duplicates": float(duplicates)}
     for split, path in files.items():
-        asked = [question for _, question in questions[path]]
-        if path.stem == split:
-            _warn_of_shared(asked, split, split_of)
-        metrics[f"prepare/{split}_questions"] = float(write_jsonl(out / "questions" / f"{split}.jsonl", asked))
+        metrics[f"prepare/{split}_questions"] = float(write_jsonl(out / "questions" / f"{split}.jsonl", asked[path]))
     return metrics
 
 
@@ -64,20 +60,6 @@ def corpus_metrics(copied: Copied) -> dict[str, float]:
         "prepare/passages": float(copied.num_passages),
         "prepare/left_out": float(copied.problems.counts.total()),
     }
-
-
-def _warn_of_shared(questions: list[Question], split: str, split_of: dict[str, str]) -> None:
-    """Questions that are in an earlier split too make the scores look better than they are."""
-    shared = [q for q in questions if split_of.setdefault(q.text.casefold(), split) != split]
-    if shared:
-        other = split_of[shared[0].text.casefold()]
-        logger.warning(
-            "%d questions of %s.jsonl are in another split too (the first: %r, in %s.jsonl); scores on them say little",
-            len(shared),
-            split,
-            shared[0].id,
-            other,
-        )
 
 
 def read_questions(path: Path) -> list[tuple[int, Question]]:

@@ -61,10 +61,15 @@ def test_the_papers_preset_says_what_cannot_run_yet(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "_num_gpus", lambda: 0)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     found = problems("paper")
-    assert "dataset.name=hotpotqa cannot be downloaded and converted yet" in found[0]
-    assert "dataset.name=files dataset.path=FOLDER" in found[0]
-    assert found[1].startswith("runtime.device=cuda, but there is no usable NVIDIA GPU here")
-    assert [line.split("=")[0] for line in found[2:]] == ["retriever.encoder.name", "language_model.name"]
+    assert found[0].startswith("runtime.device=cuda, but there is no usable NVIDIA GPU here")
+    assert [line.split("=")[0] for line in found[1:]] == ["retriever.encoder.name", "language_model.name"]
+
+
+def test_published_files_and_a_corpus_that_are_not_there(tmp_path: Path) -> None:
+    given = ["dataset.name=nq", f"dataset.path={tmp_path}", f"dataset.corpus={tmp_path / 'wiki.tsv'}"]
+    files, corpus = problems("smoke", *given)
+    assert files.startswith(f"{tmp_path}: no file of a split")
+    assert "wiki.tsv: no such file; give one, or own, psgs_w100 or wiki18" in corpus
 
 
 def test_models_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""Rows of the files that question sets are published in: .json, .jsonl, .tsv and .parquet, found by their split."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Numbered = Iterator[tuple[str, dict[str, Any]]]  # "FILE, row 3", the row
+
+_SPLITS = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
+_FORMATS = (".json", ".jsonl", ".tsv", ".parquet")
+_WORD = re.compile(r"[a-zA-Z]+")
+
+
+def find_splits(folder: Path) -> dict[str, Path]:
+    """The files of a folder by the split that their names say: train, dev, test. Raises ValueError for none, or two of
+    one split."""
+    if not folder.is_dir():
+        raise ValueError(f"dataset.path={folder}: no such folder; it should hold the published files")
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in folder.iterdir() if path.suffix in _FORMATS):
+        named = [_SPLITS[word] for word in map(str.lower, _WORD.findall(path.stem)) if word in _SPLITS]
+        for split in named[:1]:
+            if split in found:
+                raise ValueError(f"{folder}: {found[split].name} and {path.name} are both its {split} split; keep one")
+            found[split] = path
+    if not found:
+        raise ValueError(f"{folder}: no file of a split; its name says train, dev or test, its ending {_FORMATS}")
+    return {split: found[split] for split in ("train", "dev", "test") if split in found}
+
+
+def rows(path: Path) -> Numbered:
+    """Every row of `path` with the place it stands at. Raises ValueError for a file that cannot be read."""
+    read = {".json": _json, ".jsonl": _json_lines, ".tsv": _tab_separated, ".parquet": _parquet}[path.suffix]
+    for number, row in enumerate(read(path), 1):
+        where = f"{path}, {'line' if path.suffix == '.jsonl' else 'row'} {number}"
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: expected an object, found {type(row).__name__}")
+        yield where, row
+
+
+def _json(path: Path) -> Iterator[Any]:
+    """A list of rows, or {"Data": [rows]} as TriviaQA has it; some sets write lines under this ending."""
+    with path.open(encoding="utf-8") as file:
+        first = next((line for line in file if line.strip()), "")
+    if first.strip().startswith("{") and first.strip().endswith("}"):
+        yield from _json_lines(path)
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); download it again") from None
+    yield from content["Data"] if isinstance(content, dict) and "Data" in content else content
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: not a JSON object ({error})") from None
+
+
+def _tab_separated(path: Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8", newline="") as file:
+        yield from csv.DictReader(file, delimiter="\t")
+
+
+def _parquet(path: Path) -> Iterator[Any]:
+    from pyarrow import parquet
+
+    for batch in parquet.ParquetFile(path).iter_batches(1_024):
+        yield from batch.to_pylist()
