@@ -4,20 +4,20 @@
     first, second = halves(data.asked, seed=0)
     data.texts[next(iter(first[0].gold))]            # a gold passage as it is embedded: "title\\ntext"
 
-A folder of samples holds hotpotqa/ and musique/, each with train.json (questions as published) and corpus.json (all
-passages to search: {title: [sentences]} and [{"title", "text"}]). Each source has a corpus of its own.
+A folder of samples holds hotpotqa/ and musique/, each with train.json (questions as published). Each source has a
+corpus of its own: the passages that come with its questions.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from jointrag.datasets.published import SETS
+from jointrag.datasets.rows import rows
 from jointrag.types import Passage, Question
 
 SOURCES = ("hotpotqa", "musique")
@@ -54,8 +54,8 @@ def load(samples: Path, most_questions: int | None = None) -> RealQuestions:
     asked: list[Asked] = []
     passages: list[Passage] = []
     part: dict[str, range] = {}
-    for source, read in zip(SOURCES, (_hotpotqa, _musique), strict=True):
-        questions, corpus = read(samples / source)
+    for source in SOURCES:
+        questions, corpus = _read(source, samples / source)
         if most_questions is not None:
             questions = questions[:most_questions]
             corpus = _some(corpus, questions)
@@ -103,45 +103,14 @@ def _some(corpus: Sequence[Passage], questions: Sequence[Question]) -> list[Pass
     return [passage for passage in corpus if passage.id in kept]
 
 
-# ---- the published formats -------------------------------------------------------------------------------------------
-
-
-def _hotpotqa(folder: Path) -> tuple[list[Question], list[Passage]]:
-    rows, corpus = _read(folder)
-    passages = [Passage(title, title, "".join(sentences)) for title, sentences in corpus.items()]
-    questions = [
-        Question(
-            row["_id"],
-            row["question"],
-            (row["answer"],),
-            row["type"],
-            tuple(dict.fromkeys(title for title, _ in row["supporting_facts"])),
+def _read(source: str, folder: Path) -> tuple[list[Question], list[Passage]]:
+    """Questions, and the passages that are published with them, each once."""
+    file = folder / "train.json"
+    if not file.is_file():
+        raise ValueError(
+            f"{file} is missing; a folder of samples (--samples) holds hotpotqa/ and musique/, each with train.json as "
+            "published"
         )
-        for row in rows
-    ]
-    return questions, passages
-
-
-def _musique(folder: Path) -> tuple[list[Question], list[Passage]]:
-    rows, corpus = _read(folder)
-    passages = [Passage(str(i), row["title"], row["text"]) for i, row in enumerate(corpus)]
-    ids = {passage.contents: passage.id for passage in passages}
-    questions = []
-    for row in rows:
-        gold = [f"{p['title']}\n{p['paragraph_text']}" for p in row["paragraphs"] if p["is_supporting"]]
-        answers = (row["answer"], *row["answer_aliases"])
-        hops = row["id"].split("hop")[0] + " hops"
-        questions.append(Question(row["id"], row["question"], answers, hops, tuple(ids[text] for text in gold)))
-    return questions, passages
-
-
-def _read(folder: Path) -> tuple[Any, Any]:
-    """Questions and corpus."""
-    for name in ("train.json", "corpus.json"):
-        if not (folder / name).is_file():
-            raise ValueError(
-                f"{folder / name} is missing; a folder of samples (--samples) holds hotpotqa/ and musique/, each with "
-                "train.json as published and corpus.json (see benchmarks/real_questions.py)"
-            )
-    questions, corpus = (json.loads((folder / n).read_text(encoding="utf-8")) for n in ("train.json", "corpus.json"))
-    return questions, corpus
+    parsed = [SETS[source].read(row) for _, row in rows(file)]
+    passages = {passage.id: passage for one in parsed for passage in one.passages}
+    return [one.question for one in parsed], list(passages.values())

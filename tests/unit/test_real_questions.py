@@ -24,12 +24,14 @@ def samples(tmp_path):
             "answer": f"{i}",
             "type": "bridge",
             "supporting_facts": [[f"page {i}", 0], [f"page {i}", 1], [f"shared {i // 2}", 0]],
+            "context": [
+                [title, [f"About {title}.", " More."]]
+                for title in (f"page {i}", f"page {i + 10}", f"page {i + 20}", f"shared {i // 2}")
+            ],
         }
         for i in range(10)
     ]
-    titles = [f"page {i}" for i in range(30)] + [f"shared {i}" for i in range(5)]
-    _write(tmp_path / "hotpotqa", hotpotqa, {title: [f"About {title}.", " More."] for title in titles})
-    texts = [{"title": "same title", "text": f"Text {i}."} for i in range(40)]
+    _write(tmp_path / "hotpotqa", hotpotqa)
     musique = [
         {
             "id": f"2hop__{i}",
@@ -37,20 +39,19 @@ def samples(tmp_path):
             "answer": f"{i}",
             "answer_aliases": [f"no. {i}"],
             "paragraphs": [
-                {"title": "same title", "paragraph_text": f"Text {place}.", "is_supporting": place != 39}
-                for place in (i + 10, 0 if i < 4 else i, 39)
+                {"title": "same title", "paragraph_text": f"Text {place}.", "is_supporting": number < 2}
+                for number, place in enumerate((i + 10, 0 if i < 4 else i, i, i + 20, i + 30))
             ],
         }
         for i in range(10)
     ]
-    _write(tmp_path / "musique", musique, texts)
+    _write(tmp_path / "musique", musique)
     return tmp_path
 
 
-def _write(folder, questions, corpus):
+def _write(folder, questions):
     folder.mkdir()
     (folder / "train.json").write_text(json.dumps(questions))
-    (folder / "corpus.json").write_text(json.dumps(corpus))
 
 
 def test_questions_name_their_gold_passages_in_one_corpus_after_the_other(samples):
@@ -84,8 +85,8 @@ def test_some_questions_come_with_their_gold_passages_and_some_others(samples):
 
 
 def test_what_is_missing_is_named(samples):
-    (samples / "musique" / "corpus.json").unlink()
-    with pytest.raises(ValueError, match=r"musique/corpus\.json is missing; a folder of samples \(--samples\)"):
+    (samples / "musique" / "train.json").unlink()
+    with pytest.raises(ValueError, match=r"musique/train\.json is missing; a folder of samples \(--samples\)"):
         load(samples)
 
 
