@@ -105,13 +105,17 @@ class Bm25Search:
 
 class IndexSearch:
     def __init__(self, folder: Path, corpus: Path, fingerprint: str, device: str) -> None:
-        self._index = index_files.load(folder)
+        self._index = index_files.load(folder, device)
         if self._index.info.corpus_fingerprint != fingerprint:
             raise ValueError(f"{folder} is an index over another corpus than {corpus}; build it again, or give its own")
+        if self._index.encoder_path is None or self._index.info.type == "hybrid":
+            raise ValueError(
+                f"{folder} is an index of type {self._index.info.type}; give bm25, or one of vectors alone"
+            )
         self._encoder = Encoder.load(self._index.encoder_path, device)
         self.corpus = self._index.corpus
         info = self._index.info
-        self.fingerprint = f"{fingerprint} {info.factory} {info.encoder_fingerprint}"
+        self.fingerprint = f"{fingerprint} {info.settings} {info.encoder_fingerprint}"
 
     def search(self, queries: Sequence[str], k: int, own: Sequence[Sequence[str]] = ()) -> Found:
         vectors = self._encoder.encode(queries, kind="query")
