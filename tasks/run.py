@@ -119,6 +119,13 @@ class Run:
         self._record(stage.name, artifact, None if finished else time.monotonic() - start)
         return artifact
 
+    def has_to_build(self, stage: Stage, sections: Mapping[str, BaseModel], inputs: Mapping[str, Artifact]) -> bool:
+        """Whether `build` would make it, rather than take what is finished."""
+        recipe = Recipe(stage.name, stage.version, sections, None, inputs, stage.resumable)
+        if stage.name in self.force and not self._made_here(recipe):
+            return True
+        return artifacts.find(recipe, self.config.workspace) is None
+
     def say(self, stage: str, what: str) -> None:
         """A line about a stage on the console and in the run's log."""
         width = max(map(len, self.stages))

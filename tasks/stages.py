@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,10 +74,21 @@ def _preferences(run: Run, inputs: dict[str, Artifact]) -> Artifact:
 
 def index(run: Run, prepared: Artifact, retriever: Artifact) -> Artifact:
     """Stage 3: the embedded corpus; without vectors it does not depend on the retriever."""
+    config = run.config.index
     inputs = {"prepared": prepared}
-    if run.config.index.type != "bm25":
+    if config.type != "bm25":
         inputs["retriever"] = retriever
-    return run.build(INDEX, {"config": run.config.index}, inputs)
+    vectors: AbstractContextManager[None] = nullcontext()
+    if (
+        run.config.runtime.dask_scheduler
+        and config.type != "bm25"
+        and run.has_to_build(INDEX, {"config": config}, inputs)
+    ):
+        from tasks import on_dask  # which few runs need
+
+        vectors = on_dask.embedded(run, config.dense if config.type == "hybrid" else config, prepared, retriever)
+    with vectors:
+        return run.build(INDEX, {"config": config}, inputs)
 
 
 def negatives(run: Run, prepared: Artifact, retriever: Artifact) -> Artifact:

@@ -58,6 +58,9 @@ class RuntimeConfig(Section):
     accelerate_config: Path | None = None
     """An accelerate config file (configs/accelerate/): joint training starts with `accelerate launch`, for FSDP.
     Supervised stages keep a whole model per process."""
+    dask_scheduler: str | None = None
+    """Address of a Dask cluster whose workers embed the corpus, tcp://host:8786; they see the workspace at the same
+    path. Needs prefect-dask (extra dask)."""
 
 
 class PipelineConfig(Section):

@@ -11,7 +11,7 @@ from flows.command_line import main
 from jointrag import presets
 
 ROOT = Path(__file__).parents[2]
-FLOWS = ["full_pipeline", "train_retrieval", "train_agents", "evaluate_rag"]
+FLOWS = ["full_pipeline", "train_retrieval", "build_index", "train_agents", "evaluate_rag"]
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

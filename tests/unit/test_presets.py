@@ -33,7 +33,7 @@ def test_choices_of_the_forms_are_the_presets_and_stages() -> None:
     assert tuple(thing.name for thing in vars(stages).values() if isinstance(thing, Stage)) == STAGES
     deployments = yaml.safe_load((presets.CONFIGS.parent / "prefect.yaml").read_text())["deployments"]
     full = [d for d in deployments if d["entrypoint"] == "flows.full_pipeline.full_pipeline"]
-    whole = set(presets.presets()) - {"retriever"}  # a preset of flows.train_retrieval alone
+    whole = set(presets.presets()) - {"retriever", "index"}  # of flows.train_retrieval and flows.build_index alone
     assert {d["name"]: d["parameters"] for d in full} == {name: {"preset": name} for name in whole}
 
 
@@ -108,7 +108,7 @@ def test_mistakes_are_one_clear_message(override: str, message: str) -> None:
 
 
 def test_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"unknown preset 'dmeo'; did you mean demo\?; known presets: demo, paper"):
+    with pytest.raises(ConfigError, match=r"unknown preset 'dmeo'; did you mean demo\?; known presets: demo, index, paper"):
         resolve("dmeo")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows import evaluate_rag, full_pipeline, train_agents, train_retrieval
+from flows import build_index, evaluate_rag, full_pipeline, train_agents, train_retrieval
 from flows.opening import opened
 from jointrag.artifacts import Artifact
 from jointrag.presets import ConfigError, resolve
@@ -37,7 +37,7 @@ def test_a_reward_function_counts_by_its_code(tmp_path: Path, monkeypatch: pytes
     assert mappo_sources(setting) != before
 
 
-@pytest.mark.parametrize("flow", [full_pipeline, train_agents, evaluate_rag, train_retrieval])
+@pytest.mark.parametrize("flow", [full_pipeline, train_agents, evaluate_rag, train_retrieval, build_index])
 def test_every_flow_can_make_its_retriever_in_every_way(flow: Any) -> None:
     """A stage that is not in the chain has no number on the console, and the run would end there."""
     assert {"prepare", "start_retriever", "preferences", "retriever", "index"} <= set(flow.CHAIN)
