@@ -28,7 +28,7 @@ from jointrag.tracking import NoTracker, Tracker
 from trainers.parallel import Team
 from trainers.retrieval.backbone import check_length, check_padding, load, weights
 from trainers.retrieval.embedder import VECTOR, targets_of
-from trainers.retrieval.forward import Features
+from jointrag.by_length import Features
 from trainers.retrieval.groups import BatchesByLength, BatchesWithoutDuplicates, Group, Groups
 from trainers.retrieval.held_out import fit_and_measure, open_split
 from trainers.retrieval.learner import Batch, Learner, Outputs

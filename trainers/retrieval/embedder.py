@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from jointrag.config import RetrieverConfig, TeacherConfig
 from jointrag.encoders import Encoder, Kind
-from trainers.retrieval.forward import Features
+from jointrag.by_length import Features
 from trainers.retrieval.groups import Group
 from trainers.retrieval.learner import Batch, Learner, Outputs
 from trainers.retrieval.losses import (

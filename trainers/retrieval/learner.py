@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from jointrag.config import TrainingSettings
 from trainers.parallel import Team
 from trainers.retrieval.backbone import merge_adapters
-from trainers.retrieval.forward import Features, Part, join, run_by_length, split_by_length
+from jointrag.by_length import Features, Part, join, run_by_length, split_by_length
 
 Outputs = dict[str, Tensor]
 T = TypeVar("T")
