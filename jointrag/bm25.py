@@ -3,6 +3,8 @@
     bm25 = BM25.build((passage.contents for passage in corpus), scratch=Path("work"), language="english")
     positions, scores = bm25.search(["who directed solaris"], k=10)   # [1, 10] each; position -1: no more
     bm25.score("who directed solaris", ["a text that need not be in the corpus"])
+    bm25.save(Path("index/bm25"))
+    bm25 = BM25.load(Path("index/bm25"))   # maps what is large
 
 Words are those of jointrag.metrics: no case, no punctuation; each Chinese or Japanese character is a word, and each two
 in a row are one more. Others are stemmed as `language` says. Texts are read once and not kept. The index stays in
@@ -11,6 +13,7 @@ memory: 8 bytes for every distinct word of every text, some 40 while it is built
 
 from __future__ import annotations
 
+import json
 import math
 from array import array
 from collections import Counter
@@ -21,19 +24,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jointrag.jsonl import write_atomically
 from jointrag.metrics import is_by_character, normalize
 
 NO_STEMMING = "none"
+_ARRAYS = ("data", "indices", "indptr")  # of bm25s: a sparse matrix, a column per word
+_SETTINGS, _WORDS = "settings.json", "words.json"
 
 
 class BM25:
     """See the module. Scores are above 0; a text that shares no word with the query is not found."""
 
     def __init__(
-        self, index: Any, words: dict[str, int], split: Callable[[str], list[str]], mean_length: float
+        self, index: Any, words: dict[str, int], language: str, split: Callable[[str], list[str]], mean_length: float
     ) -> None:
         self._index = index
         self._words = words
+        self._language = language
         self._split = split
         self._mean_length = mean_length
 
@@ -64,7 +71,41 @@ class BM25:
             index.scores = index.build_index_from_ids(range(len(words)), rows, show_progress=False)
         finally:
             path.unlink(missing_ok=True)
-        return cls(index, words, split, float(np.mean(lengths)))
+        return cls(index, words, language, split, float(np.mean(lengths)))
+
+    def save(self, folder: Path) -> None:
+        """Write into `folder`, settings.json last."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _ARRAYS:
+            aside = folder / f".{name}.npy"
+            with aside.open("wb") as file:
+                np.save(file, self._index.scores[name])
+            aside.replace(folder / f"{name}.npy")
+        write_atomically(folder / _WORDS, json.dumps(list(self._words), ensure_ascii=False))
+        settings = {"language": self._language, "k1": self._index.k1, "b": self._index.b}
+        settings |= {"mean_length": self._mean_length, "num_texts": int(self._index.scores["num_docs"])}
+        write_atomically(folder / _SETTINGS, json.dumps(settings) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> BM25:
+        """What `save` wrote. Raises ValueError for files that are missing or damaged."""
+        try:
+            settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+            words = json.loads((folder / _WORDS).read_text(encoding="utf-8"))
+            scores = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+            index = _import_bm25s().BM25(method="lucene", k1=settings["k1"], b=settings["b"])
+            index.scores = {**scores, "num_docs": settings["num_texts"]}
+            index.nonoccurrence_array = None  # Lucene's variant scores only words that occur
+            language, mean_length = settings["language"], settings["mean_length"]
+        except (OSError, EOFError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{folder}: damaged ({type(error).__name__}: {error}); build the index again") from None
+        if len(scores["indptr"]) != len(words) + 1 or len(scores["data"]) != scores["indptr"][-1]:
+            raise ValueError(f"{folder}: its files do not belong together; build the index again")
+        return cls(index, {word: i for i, word in enumerate(words)}, language, splitter(language), mean_length)
+
+    def __len__(self) -> int:
+        """How many texts."""
+        return int(self._index.scores["num_docs"])
 
     def search(self, queries: Sequence[str], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Positions and scores [queries, k] of the best texts, best first, the earlier one of equals first."""

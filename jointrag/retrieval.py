@@ -39,21 +39,24 @@ class RetrieverUnavailable(ConnectionError):
 
 
 class InProcessRetriever:
-    """Encoder and index in this process."""
+    """An index of any kind in this process, and the encoder where it has vectors."""
 
-    def __init__(self, index: SearchIndex, encoder: Encoder, batch_size: int = 256) -> None:
+    def __init__(self, index: SearchIndex, encoder: Encoder | None, batch_size: int = 256) -> None:
         self.index = index
         self._encoder = encoder
         self._batch_size = batch_size
 
     @classmethod
     def open(cls, path: Path, device: str = "auto", batch_size: int = 256) -> InProcessRetriever:
-        """Load an index folder and the encoder it was built with."""
-        index = load_index(path)
-        return cls(index, Encoder.load(index.encoder_path, device), batch_size)
+        """Load an index folder and the encoder it was built with, if any."""
+        index = load_index(path, device)
+        return cls(index, Encoder.load(index.encoder_path, device) if index.encoder_path else None, batch_size)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        return self.index.search(self._encoder.encode(queries, kind="query", batch_size=self._batch_size), k)
+        vectors = None
+        if self._encoder is not None:
+            vectors = self._encoder.encode(queries, kind="query", batch_size=self._batch_size)
+        return self.index.search(vectors, k, queries)
 
 
 class RerankingRetriever:

@@ -41,7 +41,7 @@ class Stage:
     version: int = 1
     """Raised when the code changes what it writes for the same settings: older outputs are then made again."""
     takes: frozenset[str] = frozenset()
-    """Which of seed, device and tracker the function takes."""
+    """Which of seed, device, tracker and num_processes the function takes; the last where it starts them itself."""
     own_process: bool = True
     parallel: bool = False
     """Several processes can share it: runtime.num_processes."""
@@ -144,7 +144,7 @@ class Run:
 
     def _call(self, stage: Stage, sections: Mapping[str, BaseModel], values: dict[str, Any], server: Any) -> Call:
         runtime = self.config.runtime
-        given = {"seed": self.config.seed, "device": runtime.device}
+        given = {"seed": self.config.seed, "device": runtime.device, "num_processes": runtime.num_processes}
         return Call(
             function=stage.function,
             sections=sections,

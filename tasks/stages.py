@@ -25,7 +25,7 @@ PREPARE = Stage("prepare", "jointrag.datasets:prepare", takes=frozenset({"seed"}
 START_RETRIEVER = Stage("start_retriever", "trainers.embedding:train", takes=TRAINING)
 PREFERENCES = Stage("preferences", "trainers.preferences:score", takes=TRAINING, resumable=True)
 RETRIEVER = Stage("retriever", "trainers.embedding:train", takes=TRAINING, parallel=True, resumable=True)
-INDEX = Stage("index", "jointrag.index:build", takes=frozenset({"device"}))
+INDEX = Stage("index", "jointrag.index:build", takes=frozenset({"device", "num_processes"}), resumable=True)
 NEGATIVES = Stage("negatives", "trainers.negatives:mine_prepared", takes=TRAINING)
 LATE_INTERACTION = Stage(
     "late_interaction", "trainers.late_interaction:train", takes=TRAINING, parallel=True, resumable=True
@@ -72,8 +72,11 @@ def _preferences(run: Run, inputs: dict[str, Artifact]) -> Artifact:
 
 
 def index(run: Run, prepared: Artifact, retriever: Artifact) -> Artifact:
-    """Stage 3: the embedded corpus."""
-    return run.build(INDEX, {"config": run.config.index}, {"prepared": prepared, "retriever": retriever})
+    """Stage 3: the embedded corpus; without vectors it does not depend on the retriever."""
+    inputs = {"prepared": prepared}
+    if run.config.index.type != "bm25":
+        inputs["retriever"] = retriever
+    return run.build(INDEX, {"config": run.config.index}, inputs)
 
 
 def negatives(run: Run, prepared: Artifact, retriever: Artifact) -> Artifact:

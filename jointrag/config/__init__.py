@@ -11,12 +11,17 @@ from jointrag.config.language_model import LanguageModelSection, Lora, Pretraine
 from jointrag.config.mappo import CriticConfig, MappoConfig, SamplingConfig, WatchdogConfig
 from jointrag.config.pipeline import EvaluationConfig, PipelineConfig, ReportConfig, RuntimeConfig, TrackingConfig
 from jointrag.config.retrieval import (
+    Bm25IndexConfig,
+    EmbeddedCorpus,
     Encoder,
+    HybridIndexConfig,
     IndexConfig,
+    IndexSection,
     PretrainedEncoder,
     RerankingConfig,
     ScratchEncoder,
     ServerConfig,
+    TorchIndexConfig,
 )
 from jointrag.config.retrieval_data import NegativesConfig, OwnReader, PreferencesConfig, ServedReader
 from jointrag.config.retrieval_training import (
@@ -34,15 +39,19 @@ __all__ = [
     "AgentDataConfig",
     "AgentName",
     "AgentsConfig",
+    "Bm25IndexConfig",
     "ControlConfig",
     "CorpusDataset",
     "CriticConfig",
     "Dataset",
     "DecoderFormat",
+    "EmbeddedCorpus",
     "Encoder",
     "EvaluationConfig",
     "FilesDataset",
+    "HybridIndexConfig",
     "IndexConfig",
+    "IndexSection",
     "LanguageModelSection",
     "LateInteractionConfig",
     "Lora",
@@ -70,6 +79,7 @@ __all__ = [
     "Share",
     "SyntheticDataset",
     "TeacherConfig",
+    "TorchIndexConfig",
     "TrackingConfig",
     "TrainingSettings",
     "WarmStartConfig",

@@ -12,7 +12,7 @@ from jointrag.config.base import Section
 from jointrag.config.data import Dataset, SyntheticDataset
 from jointrag.config.language_model import LanguageModelSection, ScratchLM, ServedConfig
 from jointrag.config.mappo import MappoConfig
-from jointrag.config.retrieval import IndexConfig, RerankingConfig, ServerConfig
+from jointrag.config.retrieval import IndexConfig, IndexSection, RerankingConfig, ServerConfig
 from jointrag.config.retrieval_data import NegativesConfig, PreferencesConfig
 from jointrag.config.retrieval_training import LateInteractionConfig, RerankerConfig, RetrieverConfig
 from jointrag.config.supervised import AgentDataConfig, ControlConfig, WarmStartConfig
@@ -53,7 +53,8 @@ class RuntimeConfig(Section):
     num_threads: PositiveInt | None = None
     """CPU threads per training process; None: torch's choice."""
     num_processes: PositiveInt = 1
-    """Processes that share the training of a stage (torchrun), one per GPU or CPU core."""
+    """Processes that share the training of a stage (torchrun), or the embedding of the corpus, one per GPU or CPU
+    core."""
     accelerate_config: Path | None = None
     """An accelerate config file (configs/accelerate/): joint training starts with `accelerate launch`, for FSDP.
     Supervised stages keep a whole model per process."""
@@ -69,7 +70,7 @@ class PipelineConfig(Section):
     dataset: Dataset = SyntheticDataset()
     preferences: PreferencesConfig = PreferencesConfig()
     retriever: RetrieverConfig = RetrieverConfig()
-    index: IndexConfig = IndexConfig()
+    index: IndexSection = IndexConfig()
     negatives: NegativesConfig = NegativesConfig()
     late_interaction: LateInteractionConfig | None = None
     """flows.train_retrieval trains one where this is set."""

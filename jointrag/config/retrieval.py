@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from jointrag.config.base import Section, check_heads
+from jointrag.config.base import Section, Share, check_heads
 
 
 class ScratchEncoder(Section):
@@ -36,12 +36,70 @@ class PretrainedEncoder(Section):
 Encoder = Annotated[ScratchEncoder | PretrainedEncoder, Field(discriminator="type")]
 
 
-class IndexConfig(Section):
-    """Stage 3: embed the corpus, build the Faiss index."""
+class EmbeddedCorpus(Section):
+    """What every index of vectors has: the corpus, embedded in shards of fp16 vectors."""
 
-    factory: str = "Flat"
-    """A Faiss factory string; vectors are normalised and compared by inner product."""
     batch_size: PositiveInt = 256
+    shard_size: PositiveInt = 16_384
+    """Passages of a shard, the least that an interrupted run does again."""
+    truncate_dim: PositiveInt | None = None
+    """Keep the first so many dimensions and normalise again, for models trained that way (Matryoshka); null: all."""
+    num_recall_queries: Annotated[int, Field(ge=0)] = 200
+    """Queries on which recall@10 is measured against exact search; 0: it is not."""
+
+
+class IndexConfig(EmbeddedCorpus):
+    """Stage 3: embed the corpus, build the Faiss index. Also the other kinds of index: torch, bm25, hybrid."""
+
+    type: Literal["faiss"] = "faiss"
+    factory: str = "Flat"
+    """A Faiss factory string; vectors are normalised and compared by inner product. One that begins with B (BFlat,
+    BIVF1024, BHNSW32) compares the signs of their numbers alone, a bit each."""
+    num_training_passages: PositiveInt | None = None
+    """Vectors, drawn at random, that clusters and codes are learned from; null: 100,000, or 50 a cluster if more."""
+    nprobe: PositiveInt | None = None
+    """Clusters searched (IVF); null: the square root of how many there are."""
+    ef_search: PositiveInt | None = None
+    """Candidates kept while searching a graph (HNSW); null: 128."""
+    rescore: Annotated[int, Field(ge=0)] | None = None
+    """How many times as many passages as asked for are found in the index, then put in order by the fp16 vectors; 0:
+    none are; null: 10 where the index has signs alone, else 0."""
+    gpu: Literal["no", "one", "shard", "replicate"] = "no"
+    """Learn clusters and search on one GPU, on all with a part of the index each, or on all with the whole index each;
+    needs faiss-gpu."""
+
+
+class TorchIndexConfig(EmbeddedCorpus):
+    """Exact search with torch, on the device that encodes: nothing to build, and no faiss-gpu to install."""
+
+    type: Literal["torch"] = "torch"
+
+
+class Bm25IndexConfig(Section):
+    """Search by words, without an encoder (jointrag/bm25.py)."""
+
+    type: Literal["bm25"] = "bm25"
+    language: str = "english"
+    """Whose endings are cut off (PyStemmer); none: no language's."""
+    k1: PositiveFloat = 1.5
+    b: Share = 0.75
+
+
+class HybridIndexConfig(Section):
+    """An index of vectors and BM25, their rankings joined by reciprocal rank fusion."""
+
+    type: Literal["hybrid"] = "hybrid"
+    dense: Annotated[IndexConfig | TorchIndexConfig, Field(discriminator="type")] = IndexConfig()
+    bm25: Bm25IndexConfig = Bm25IndexConfig()
+    num_fetched: PositiveInt = 100
+    """Passages that each of the two brings, or as many as are asked for if that is more."""
+    rank_constant: PositiveFloat = 60.0
+    """A passage scores 1 / (rank_constant + rank) in each ranking, ranks from 1."""
+
+
+IndexSection = Annotated[
+    IndexConfig | TorchIndexConfig | Bm25IndexConfig | HybridIndexConfig, Field(discriminator="type")
+]
 
 
 class ServerConfig(Section):
