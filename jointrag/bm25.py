@@ -95,6 +95,7 @@ class BM25:
             scores = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
             index = _import_bm25s().BM25(method="lucene", k1=settings["k1"], b=settings["b"])
             index.scores = {**scores, "num_docs": settings["num_texts"]}
+            index.nonoccurrence_array = None  # Lucene's variant scores only words that occur
             language, mean_length = settings["language"], settings["mean_length"]
         except (OSError, EOFError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{folder}: damaged ({type(error).__name__}: {error}); build the index again") from None

@@ -22,13 +22,13 @@ from sentence_transformers.util import load_file_path
 from sentence_transformers.util.similarity import maxsim, maxsim_pairwise
 from torch import Tensor, nn
 
+from jointrag.by_length import Features
 from jointrag.config import LateInteractionConfig
 from jointrag.encoders import Encoder, Kind, no_bars_in_logs
 from jointrag.tracking import NoTracker, Tracker
 from trainers.parallel import Team
 from trainers.retrieval.backbone import check_length, check_padding, load, weights
 from trainers.retrieval.embedder import VECTOR, targets_of
-from trainers.retrieval.forward import Features
 from trainers.retrieval.groups import BatchesByLength, BatchesWithoutDuplicates, Group, Groups
 from trainers.retrieval.held_out import fit_and_measure, open_split
 from trainers.retrieval.learner import Batch, Learner, Outputs

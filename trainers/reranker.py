@@ -23,13 +23,13 @@ import torch
 from sentence_transformers import CrossEncoder
 from torch import Tensor
 
+from jointrag.by_length import Features
 from jointrag.config import DecoderFormat, RerankerConfig
 from jointrag.encoders import no_bars_in_logs
 from jointrag.tracking import NoTracker, Tracker
 from trainers.parallel import Team
 from trainers.retrieval.backbone import check_length, check_padding, load, weights
 from trainers.retrieval.decoder_format import as_reranker, check_room, is_bare_decoder, load_decoder
-from trainers.retrieval.forward import Features
 from trainers.retrieval.groups import BatchesByLength, Group, Groups
 from trainers.retrieval.held_out import fit_and_measure, open_split
 from trainers.retrieval.learner import Batch, Learner, Outputs

@@ -53,9 +53,9 @@ def build(
 
     if isinstance(config, Bm25IndexConfig | HybridIndexConfig):
         _build_bm25(config if isinstance(config, Bm25IndexConfig) else config.bm25, corpus, out)
-    made = (
-        _Made() if with_vectors is None else with_vectors.make(prepared, corpus, corpus_fingerprint, out, num_processes)
-    )
+    made = _Made()
+    if with_vectors is not None:
+        made = with_vectors.make(prepared, corpus, corpus_fingerprint, out, num_processes)
     files = sampled(out, [name for name in (CORPUS, VECTORS, FAISS, BM25_FILES) if (out / name).exists()])
     info = IndexInfo(
         type=config.type,

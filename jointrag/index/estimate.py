@@ -29,7 +29,7 @@ class Estimate:
         sample = f", trained on {self.num_training:,} of them" if self.num_training else ""
         return (
             f"{self.num_vectors:,} vectors{sample}; about {_size(self.bytes)} in memory "
-            f"({self.bytes / self.num_vectors:.0f} bytes a vector), {_size(self.peak_bytes)} at most while it is built, "
+            f"({self.bytes / self.num_vectors:.0f} bytes a vector), {_size(self.peak_bytes)} while it is built; "
             f"{_duration(self.seconds)}"
         )
 
@@ -63,7 +63,7 @@ def _rate() -> float:
     import faiss
 
     rng = np.random.default_rng(0)
-    queries, vectors = rng.normal(size=(256, 256)), rng.normal(size=(4096, 256))
+    queries, vectors = (rng.random((num, 256), dtype=np.float32) for num in (256, 4096))
     faiss.knn(queries[:8], vectors, 1)  # threads start
     start = time.perf_counter()
     faiss.knn(queries, vectors, 1, metric=faiss.METRIC_INNER_PRODUCT)

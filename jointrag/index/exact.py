@@ -38,8 +38,8 @@ class ExactSearch:
         needed = 2 * len(vectors) * vectors.dim
         if self.device.type == "cuda" and needed > (free := torch.cuda.mem_get_info(self.device)[0]):
             raise ValueError(
-                f"the vectors take {needed / 2**30:.1f} GiB and {self.device} has {free / 2**30:.1f} GiB free; choose a "
-                "Faiss factory that takes less, such as IVF4096,PQ64, or search on the CPU"
+                f"the vectors take {needed / 2**30:.1f} GiB and {self.device} has {free / 2**30:.1f} GiB free; choose "
+                "a Faiss factory that takes less, such as IVF4096,PQ64, or search on the CPU"
             )
         self._loaded = torch.empty((len(vectors), vectors.dim), dtype=torch.float16, device=self.device)
         start = 0

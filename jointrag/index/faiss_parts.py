@@ -31,7 +31,7 @@ class Parts:
             if isinstance(inner, faiss.IndexBinaryHNSW):
                 return cls(index.d, graph=inner.hnsw, flat=(faiss.downcast_IndexBinary(inner.storage),))
             return cls(index.d, flat=(inner,) if isinstance(inner, faiss.IndexBinaryFlat) else ())
-        inner = faiss.downcast_index(index)
+        inner: Any = faiss.downcast_index(index)
         if isinstance(inner, faiss.IndexPreTransform):
             return cls.of(inner.index)
         if isinstance(inner, faiss.IndexRefine):
@@ -73,7 +73,7 @@ class Parts:
         import faiss
 
         for part in self.flat:
-            codes = part.xb if isinstance(part, faiss.IndexBinaryFlat) else part.codes
+            codes: Any = part.codes if isinstance(part, faiss.IndexFlatCodes) else part.xb
             codes.resize(num_vectors * part.code_size)
             codes.resize(0)  # keeps the room
         if self.graph is not None:

@@ -5,7 +5,7 @@
     write(index, out / "index.faiss")
     FaissSearch.open(out / "index.faiss", vectors, config).nearest(queries, k=10)
 
-A factory that begins with B is Faiss's of binary indexes: vectors are reduced to the signs of their numbers, a bit each.
+A factory that begins with B is Faiss's of binary indexes: of each number, its sign is kept, one bit.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def write(index: Any, path: Path) -> None:
     import faiss
 
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    write_to = faiss.write_index_binary if isinstance(index, faiss.IndexBinary) else faiss.write_index
+    write_to: Any = faiss.write_index_binary if isinstance(index, faiss.IndexBinary) else faiss.write_index
     write_to(index, str(aside))
     aside.replace(path)
 

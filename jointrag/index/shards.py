@@ -21,6 +21,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -240,7 +241,7 @@ class Vectors:
         order = np.argsort(positions, kind="stable")
         numbers = positions[order] // self._shard_size
         bounds = np.searchsorted(numbers, np.arange(len(self._shards) + 1))
-        for number, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for number, (first, last) in enumerate(pairwise(bounds)):
             if first < last:
                 rows = order[first:last]
                 found[rows] = self._shards[number][positions[rows] - number * self._shard_size]

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from jointrag.by_length import num_together
 from jointrag.progress import progress
 from jointrag.rankers.base import Pair, Ranker
 from jointrag.rankers.loading import num_positions
@@ -102,9 +103,11 @@ class LocalRanker(Ranker):
 
     def _score_all(self, reads: list[Read], found: list[list[Score]], windows: bool, *, keep_rest: bool) -> list[Read]:
         """Scores into `found`; the reads that are better left for a fuller batch."""
+        lengths = [len(read.piece.ids) for read in reads]
         start = 0
         while start < len(reads):
-            batch = _batch(reads[start:], self.tokens_per_forward)
+            count = num_together(lengths[start:], self.tokens_per_forward, MOST_PADDING, WORTH_A_BATCH)
+            batch = reads[start : start + count]
             if keep_rest and start + len(batch) == len(reads):
                 return reads[start:]
             for read, value in zip(batch, self._score(batch), strict=True):
@@ -138,19 +141,6 @@ class LocalRanker(Ranker):
             mask[row, start : start + len(piece.ids)] = 1
             first[row] = start + piece.num_first
         return ids.to(self.device), mask.to(self.device), first.to(self.device)
-
-
-def _batch(reads: Sequence[Read], budget: int) -> list[Read]:
-    """The first of `reads`, longest first, that go together: within the budget and not too different in length."""
-    width, total = len(reads[0].piece.ids), 0
-    count = 0
-    for read in reads:
-        total += len(read.piece.ids)
-        padded = (count + 1) * width
-        if count and (padded > budget or (padded > WORTH_A_BATCH and total < (1 - MOST_PADDING) * padded)):
-            break
-        count += 1
-    return list(reads[:count])
 
 
 def _halves(batch: list[Read]) -> tuple[list[Read], list[Read]]:

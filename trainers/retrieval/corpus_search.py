@@ -27,11 +27,12 @@ from jointrag import index as index_files
 from jointrag.bm25 import BM25
 from jointrag.corpus import Corpus
 from jointrag.encoders import Encoder
+from jointrag.index.exact import nearest
 from jointrag.progress import progress
 
 logger = logging.getLogger(__name__)
 _BLOCK = 4096  # passages embedded, then written, together
-_QUERIES_AT_ONCE, _PASSAGES_AT_ONCE = 1024, 16_384  # compared at a time: 64 MB of scores
+_PASSAGES_AT_ONCE = 16_384  # compared at a time
 
 
 @dataclass(frozen=True)
@@ -136,27 +137,16 @@ class EncoderSearch:
         return _embedded(self.corpus, self._encoder, self._work / f"vectors-{name}.f32")
 
     def search(self, queries: Sequence[str], k: int, own: Sequence[Sequence[str]] = ()) -> Found:
-        vectors = self._encoder.encode(queries, kind="query")
-        positions, scores = self._nearest(vectors, k)
-        return Found(positions, scores, _own_scores(self._encoder, vectors, own))
-
-    def _nearest(self, vectors: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """One pass over the corpus; the best so far are kept beside each block."""
         import torch
 
-        device = self._encoder.model.device
-        k = min(k, len(self.corpus))
-        queries = [part.to(device) for part in torch.from_numpy(vectors).split(_QUERIES_AT_ONCE)]
-        scores = [part.new_full((len(part), k), -torch.inf) for part in queries]
-        positions = [torch.full(part.shape, -1, dtype=torch.int64, device=device) for part in scores]
-        for start in progress(range(0, len(self.corpus), _PASSAGES_AT_ONCE), "searching the corpus, part"):
-            block = torch.from_numpy(self._vectors[start : start + _PASSAGES_AT_ONCE].copy()).to(device)
-            for i, part in enumerate(queries):
-                best, at = (part @ block.T).topk(min(k, len(block)))
-                both = torch.cat([scores[i], best], dim=1)
-                scores[i], kept = both.topk(k)
-                positions[i] = torch.cat([positions[i], at + start], dim=1).gather(1, kept)
-        return torch.cat(positions).cpu().numpy(), torch.cat(scores).cpu().numpy()
+        vectors = self._encoder.encode(queries, kind="query")
+        blocks = range(0, len(self.corpus), _PASSAGES_AT_ONCE)
+        read = (
+            torch.from_numpy(self._vectors[start : start + _PASSAGES_AT_ONCE].copy())
+            for start in progress(blocks, "searching the corpus, part")
+        )
+        positions, scores = nearest(vectors, read, min(k, len(self.corpus)), self._encoder.model.device)
+        return Found(positions, scores, _own_scores(self._encoder, vectors, own))
 
 
 def weights_fingerprint(encoder: Encoder) -> str:

@@ -16,9 +16,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import Tensor, nn
 
+from jointrag.by_length import Features
 from jointrag.config import RetrieverConfig, TeacherConfig
 from jointrag.encoders import Encoder, Kind
-from trainers.retrieval.forward import Features
 from trainers.retrieval.groups import Group
 from trainers.retrieval.learner import Batch, Learner, Outputs
 from trainers.retrieval.losses import (

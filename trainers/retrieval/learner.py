@@ -28,10 +28,10 @@ import torch
 from sentence_transformers.base.losses.gradcache import RandContext
 from torch import Tensor, nn
 
+from jointrag.by_length import Features, Part, join, run_by_length, split_by_length
 from jointrag.config import TrainingSettings
 from trainers.parallel import Team
 from trainers.retrieval.backbone import merge_adapters
-from trainers.retrieval.forward import Features, Part, join, run_by_length, split_by_length
 
 Outputs = dict[str, Tensor]
 T = TypeVar("T")

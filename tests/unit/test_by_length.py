@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertForSequenceClassification
 
+from jointrag.by_length import Features, run_by_length, split_by_length
 from tests.tiny_retrievers import WORDS, sentences, tiny_decoder, tiny_encoder
-from trainers.retrieval.forward import Features, run_by_length, split_by_length
 
 MODELS = {
     "encoder": tiny_encoder,

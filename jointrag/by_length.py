@@ -3,23 +3,24 @@
     outputs = run_by_length(model, features, tokens_per_forward=16_384, most_padding=0.1)
     outputs["sentence_embedding"]      # [rows, dim], in the order of the features' rows
 
-A batch for in-batch negatives must be mixed, so its texts cannot be chosen by length. But they can be run by length:
-rows are sorted, cut into parts, and each part is trimmed to its own longest row. With an attention mask a row's output
-does not depend on its neighbours, so this is exact; with padding on the left it is for models whose positions are
-relative (rotary), as those that pad there are. Only dropout draws other masks, of the same distribution.
+Texts that were tokenised together, or are in one batch as each other's negatives, differ in length. But they can be run
+by length: rows are sorted, cut into parts, and each part is trimmed to its own longest row. With an attention mask a
+row's output does not depend on its neighbours, so this is exact; with padding on the left it is for models whose
+positions are relative (rotary), as those that pad there are. Only dropout draws other masks, of the same distribution.
 
 Where the model packs its texts (sentence-transformers does with flash attention), there is no padding to begin with: a
 part is then some texts in a row, as many as `tokens_per_forward` lets in.
+
+Training, encoding a corpus and rankers all say by `num_together` what goes into one forward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sentence_transformers.base.losses.gradcache import _create_minibatch, _minibatch_ranges
 from torch import Tensor
 
 Features = dict[str, Any]  # what a sentence-transformers model takes: tensors [rows, …], and a few plain values
@@ -47,14 +48,16 @@ def run_by_length(
     return join([forward(part.features) for part in parts], parts, features)
 
 
-def split_by_length(features: Features, tokens_per_forward: int, most_padding: float) -> list[Part]:
+def split_by_length(
+    features: Features, tokens_per_forward: int, most_padding: float, most_rows: int | None = None
+) -> list[Part]:
     """The parts, longest texts first: what does not fit into memory fails at once.
 
-    A part has at most `tokens_per_forward` places (or is one row) and at most the share `most_padding` of padding.
+    A part has at most `tokens_per_forward` places (or is one row), at most the share `most_padding` of padding, and at
+    most `most_rows` rows, which packed texts are not limited by.
     """
     if _PACKED in features:
-        ranges = _minibatch_ranges(features, 1, tokens_per_forward)
-        return [Part(torch.arange(start, end), 0, _create_minibatch(features, start, end)) for start, end in ranges]
+        return _split_packed(features, tokens_per_forward)
     used = _used_columns(features)  # [rows, columns]
     rows, columns = used.shape
     counts = used.sum(1)
@@ -63,12 +66,26 @@ def split_by_length(features: Features, tokens_per_forward: int, most_padding: f
     begins = torch.where(counts > 0, used.int().argmax(1), columns - 1)
     ends = torch.where(counts > 0, columns - used.flip(1).int().argmax(1), 1)
     lengths = (ends - begins).clamp(min=1)[order].tolist()
-    parts = []
-    for start, end in _cuts(lengths, tokens_per_forward, most_padding):
-        chosen = order[start:end]
+    parts, start = [], 0
+    while start < rows:
+        coming = lengths[start : start + (most_rows or rows)]
+        chosen = order[start : start + num_together(coming, tokens_per_forward, most_padding)]
+        start += len(chosen)
         first = int(begins[chosen].min())
         parts.append(_part(features, chosen, first, max(first + 1, int(ends[chosen].max())), (rows, columns)))
     return parts
+
+
+def num_together(lengths: Sequence[int], tokens_per_forward: int, most_padding: float, worth: int = 0) -> int:
+    """How many of the first rows of these lengths, which fall, go into one forward pass: one, and more as long as they
+    have at most `tokens_per_forward` places, and the share `most_padding` of padding (or `worth` places in all)."""
+    width, tokens = lengths[0], 0
+    for count, length in enumerate(lengths):
+        places, tokens = (count + 1) * width, tokens + length
+        too_much_padding = places > worth and places - tokens > most_padding * places
+        if count and (places > tokens_per_forward or too_much_padding):
+            return count
+    return len(lengths)
 
 
 def join(outputs: Sequence[Mapping[str, Any]], parts: Sequence[Part], features: Features) -> dict[str, Tensor]:
@@ -100,16 +117,11 @@ def _used_columns(features: Features) -> Tensor:
     return used.cpu()
 
 
-def _cuts(lengths: Sequence[int], tokens_per_forward: int, most_padding: float) -> Iterator[tuple[int, int]]:
-    """(start, end) of each part of the rows of these lengths, which fall."""
-    start, tokens = 0, 0
-    for end, length in enumerate(lengths):
-        places = (end + 1 - start) * lengths[start]
-        if end > start and (places > tokens_per_forward or places - tokens - length > most_padding * places):
-            yield start, end
-            start, tokens = end, 0
-        tokens += length
-    yield start, len(lengths)
+def _split_packed(features: Features, tokens_per_forward: int) -> list[Part]:
+    from sentence_transformers.base.losses.gradcache import _create_minibatch, _minibatch_ranges
+
+    ranges = _minibatch_ranges(features, 1, tokens_per_forward)
+    return [Part(torch.arange(start, end), 0, _create_minibatch(features, start, end)) for start, end in ranges]
 
 
 def _part(features: Features, rows: Tensor, first: int, last: int, shape: tuple[int, int]) -> Part:

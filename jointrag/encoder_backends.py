@@ -1,0 +1,45 @@
+"""How an encoder computes: as the model was saved, or in half precision.
+
+    prepare(model, "bf16")      # a SentenceTransformer, changed in place
+
+- torch: as the model was saved, mostly float32;
+- bf16: weights and activations of the transformer in bfloat16, pooling and all that follows in float32. For GPUs, and
+  for CPUs that multiply bfloat16 (AMX, AVX512-BF16; `lscpu` tells), which others do slowly;
+- fp16: the same in float16, for GPUs without bfloat16.
+
+Vectors of the three differ by rounding alone, and may be compared with each other: an index built with one back end can
+be searched with queries encoded by another. docs/benchmarks.md has what that costs in recall.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Backend = Literal["torch", "bf16", "fp16"]
+
+
+def prepare(model: SentenceTransformer, backend: Backend) -> None:
+    """Let `model` compute by `backend`. Raises ValueError for one that is not known."""
+    import torch
+
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend={backend!r} is none of {', '.join(get_args(Backend))}")
+    if backend == "torch":
+        return
+    transformer = model[0]
+    transformer.to(torch.bfloat16 if backend == "bf16" else torch.float16)
+    transformer.register_forward_hook(_in_float32)
+
+
+def _in_float32(module: Any, given: Any, features: dict[str, Any]) -> dict[str, Any]:
+    """Means over tokens and the layers behind keep their precision."""
+    return {name: value.float() if _is_half(value) else value for name, value in features.items()}
+
+
+def _is_half(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.dtype in (torch.bfloat16, torch.float16)

@@ -1,0 +1,346 @@
+"""How an index is built: resumed after a kill, by several processes, from another's vectors; and what is said of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from jointrag.artifacts import Artifact, Recipe, produce
+from jointrag.config import Bm25IndexConfig, IndexConfig, TorchIndexConfig
+from jointrag.encoders import Encoder
+from jointrag.index import Shards, Vectors, build, faiss_search, load
+from jointrag.index.encoding import encode_in_processes
+from jointrag.index.estimate import estimate
+from jointrag.index.faiss_parts import Parts
+from jointrag.index.recall import recall, sample_queries
+from jointrag.index.search import open_dense
+from jointrag.jsonl import write_jsonl
+from jointrag.types import Passage
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 120
+# builds, but says so and waits before the third of 8 shards is encoded
+STOPS = """
+import sys, time
+from pathlib import Path
+from jointrag.config import IndexConfig
+from jointrag.encoders import Encoder
+from jointrag.index import build
+
+encode, calls = Encoder.encode, []
+def counting(self, texts, kind, batch_size=256):
+    calls.append(kind)
+    if len(calls) == 3:
+        print("third", flush=True)
+        time.sleep(600)
+    return encode(self, texts, kind, batch_size)
+Encoder.encode = counting
+world, retriever, out = map(Path, sys.argv[1:])
+build(IndexConfig(shard_size=16), prepared=world, retriever=retriever, out=out, device="cpu")
+"""
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many passages each call of the encoder embeds in this process."""
+    counts: list[int] = []
+    encode = Encoder.encode
+
+    def counting(self: Encoder, texts: Any, kind: Any, batch_size: int = 256) -> Any:
+        if kind == "passage":
+            counts.append(len(texts))
+        return encode(self, texts, kind, batch_size)
+
+    monkeypatch.setattr(Encoder, "encode", counting)
+    return counts
+
+
+def everything(folder: Path) -> np.ndarray:
+    vectors = Shards.open(folder / "vectors").vectors()
+    return vectors[np.arange(len(vectors))]
+
+
+def test_what_a_killed_build_has_embedded_is_kept(
+    world: Path, retriever_dir: Path, tmp_path: Path, encoded: list[int]
+) -> None:
+    out = tmp_path / "index"
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPS, str(world), str(retriever_dir), str(out)],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    try:
+        assert select.select([process.stdout], [], [], TIMEOUT_S)[0]
+        assert process.stdout.readline() == b"third\n"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    shards = Shards.open(out / "vectors")
+    assert shards.missing() == [2, 3, 4, 5, 6, 7]
+    with pytest.raises(ValueError, match="not a finished index"):
+        load(out)
+    (out / "vectors" / ".000002-x.npy.host.1").write_bytes(b"half of a shard")
+    with shards.path(1).open("r+b") as file:  # a disk that was full, say
+        file.truncate(300)
+    build(IndexConfig(shard_size=16), prepared=world, retriever=retriever_dir, out=out, device="cpu")
+    assert encoded == [16] * 7
+    assert sorted(path.name[:8] for path in (out / "vectors").iterdir()) == [
+        f"00000{i}-{shards.fingerprint[0]}" for i in range(8)
+    ] + ["plan.jso"]
+    build(IndexConfig(), prepared=world, retriever=retriever_dir, out=tmp_path / "whole", device="cpu")
+    np.testing.assert_allclose(everything(out), everything(tmp_path / "whole"), atol=1e-3)
+
+
+def test_the_stage_goes_on_where_it_was_and_starts_afresh_for_other_inputs(
+    world: Path, retriever_dir: Path, tmp_path: Path, encoded: list[int]
+) -> None:
+    config = IndexConfig(shard_size=64)
+    recipe = Recipe(
+        "index", 1, {"config": config}, inputs={"prepared": Artifact("prepare", world, "x")}, resumable=True
+    )
+
+    def interrupted(out: Path) -> dict[str, float]:
+        build(config, prepared=world, retriever=retriever_dir, out=out, device="cpu")
+        (out / "index.json").unlink()
+        raise KeyboardInterrupt
+
+    def whole(out: Path) -> dict[str, float]:
+        return build(config, prepared=world, retriever=retriever_dir, out=out, device="cpu")
+
+    with pytest.raises(KeyboardInterrupt):
+        produce(recipe, tmp_path, interrupted)
+    assert encoded == [64, 64]
+    artifact = produce(recipe, tmp_path, whole)
+    assert encoded == [64, 64]
+    assert load(artifact.path, "cpu").info.recall_at_10 == artifact.metrics["index/recall@10"] == 1
+
+    passages = [Passage(f"p{i}", "", f"text {i}") for i in range(70)]
+    write_jsonl(tmp_path / "other" / "corpus.jsonl", passages)
+    build(config, prepared=tmp_path / "other", retriever=retriever_dir, out=artifact.path, device="cpu")
+    assert encoded == [64, 64, 64, 6]
+    assert len(load(artifact.path, "cpu").corpus) == len(everything(artifact.path)) == 70
+
+
+def test_vectors_are_not_made_again_for_another_kind_of_index(
+    world: Path, retriever_dir: Path, tmp_path: Path, encoded: list[int]
+) -> None:
+    build(IndexConfig(), prepared=world, retriever=retriever_dir, out=tmp_path / "one", device="cpu")
+    build(IndexConfig(factory="HNSW8"), prepared=world, retriever=retriever_dir, out=tmp_path / "two", device="cpu")
+    build(TorchIndexConfig(), prepared=world, retriever=retriever_dir, out=tmp_path / "three", device="cpu")
+    assert encoded == [128]
+    shards = [Shards.open(tmp_path / name / "vectors") for name in ("one", "two", "three")]
+    assert len({shard.path(0).stat().st_ino for shard in shards}) == 1  # and take no room
+    build(IndexConfig(truncate_dim=16), prepared=world, retriever=retriever_dir, out=tmp_path / "four", device="cpu")
+    assert encoded == [128, 128]
+
+
+def test_several_processes_make_the_same_vectors(
+    world: Path, retriever_dir: Path, index_dir: Path, tmp_path: Path, encoded: list[int]
+) -> None:
+    config = IndexConfig(shard_size=32)
+    build(config, prepared=world, retriever=retriever_dir, out=tmp_path / "index", device="cpu", num_processes=2)
+    assert not encoded
+    assert [path for path in (tmp_path / "index" / "vectors").iterdir() if path.name.startswith(".")] == []
+    np.testing.assert_allclose(everything(tmp_path / "index"), everything(index_dir), atol=1e-3)
+
+
+def test_a_process_that_fails_says_why(retriever_dir: Path, index_dir: Path, tmp_path: Path) -> None:
+    shards = Shards.plan(
+        tmp_path / "vectors",
+        corpus=index_dir / "corpus",
+        corpus_fingerprint="any",
+        model=tmp_path,  # no model
+        shard_size=64,
+    )
+    with pytest.raises(RuntimeError, match=r"(?s)exit code 1.*not a sentence-transformers model folder"):
+        encode_in_processes(shards, 2, "cpu")
+
+
+def test_shards_can_be_made_one_by_one_in_any_order(retriever_dir: Path, index_dir: Path, tmp_path: Path) -> None:
+    Shards.plan(
+        tmp_path,
+        corpus=index_dir / "corpus",
+        corpus_fingerprint="any",
+        model=retriever_dir / "model",
+        shard_size=60,
+    )
+    shards = Shards.open(tmp_path)
+    encoder = Encoder.load(shards.model, "cpu")
+    assert (len(shards), shards.missing(), shards.size(2)) == (3, [0, 1, 2], 8)
+    for number in (2, 0):
+        assert shards.encode(number, encoder) == shards.path(number)
+    assert shards.missing() == [1]
+    with pytest.raises(ValueError, match=r"000001-.*no such file; build the index again"):
+        shards.vectors()
+    with pytest.raises(IndexError, match="shard 3 of 3"):
+        shards.encode(3, encoder)
+    shards.encode(1, encoder)
+    np.testing.assert_allclose(everything(index_dir), shards.vectors()[np.arange(128)], atol=1e-3)
+
+
+def test_vectors_are_read_by_place_and_by_block() -> None:
+    rows = np.random.default_rng(0).normal(size=(25, 4)).astype(np.float16)
+    vectors = Vectors([rows[:10], rows[10:20], rows[20:]])
+    places = np.array([24, 0, 10, 9, 24, 19, 20])
+    np.testing.assert_array_equal(vectors[places], rows[places].astype(np.float32))
+    assert [len(block) for block in vectors.blocks(4)] == [4, 4, 2, 4, 4, 2, 4, 1]
+    np.testing.assert_array_equal(np.concatenate(list(vectors.blocks(7))), rows)
+    assert len(vectors) == 25 and vectors[np.array([], dtype=np.int64)].shape == (0, 4)
+
+
+def test_numbers_that_are_none_are_refused_with_their_passage(
+    world: Path, retriever_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = Encoder.encode
+
+    def broken(self: Encoder, texts: Any, kind: Any, batch_size: int = 256) -> Any:
+        found = encode(self, texts, kind, batch_size)
+        found[3] = np.nan
+        return found
+
+    monkeypatch.setattr(Encoder, "encode", broken)
+    with pytest.raises(ValueError, match="the vector of passage 'birth-1' has numbers that are none"):
+        build(IndexConfig(), prepared=world, retriever=retriever_dir, out=tmp_path, device="cpu")
+
+
+# ---- recall ----------------------------------------------------------------------------------------------------------
+
+
+def test_recall_is_the_share_of_the_ten_nearest(index_dir: Path) -> None:
+    vectors = Shards.open(index_dir / "vectors").vectors()
+    rows, queries = vectors[np.arange(128)], vectors[np.arange(0, 128, 8)]
+
+    class Misses:
+        """Finds the first 7 of the 10 nearest, then nothing."""
+
+        def nearest(self, queries: Any, k: int) -> Any:
+            order = np.argsort(-(queries @ rows.T), axis=1)[:, :k]
+            order[:, 7:] = -1
+            return order, np.zeros(order.shape, dtype=np.float32)
+
+    assert recall(Misses(), vectors, queries, "cpu") == pytest.approx(0.7)
+    assert recall(open_dense(index_dir, IndexConfig(), vectors, "cpu"), vectors, queries, "cpu") == 1
+
+
+def test_recall_of_a_hasty_search_is_measured_stored_and_less(world: Path, retriever_dir: Path, tmp_path: Path) -> None:
+    config = IndexConfig(factory="IVF16,Flat", nprobe=1)
+    metrics = build(config, prepared=world, retriever=retriever_dir, out=tmp_path, device="cpu")
+    assert 0.1 < metrics["index/recall@10"] < 0.95
+    assert load(tmp_path, "cpu").info.recall_at_10 == metrics["index/recall@10"]
+
+
+def test_queries_are_questions_or_else_beginnings_of_passages(world: Path, index_dir: Path, tmp_path: Path) -> None:
+    corpus = load(index_dir, "cpu").corpus
+    drawn = sample_queries(world, corpus, 20)
+    assert drawn == sample_queries(world, corpus, 20)
+    assert len(drawn) == 20 and all(text.endswith("?") for text in drawn)
+    assert {"Ada Adler", "Hugo Haas"} < set(sample_queries(tmp_path, corpus, 128))
+    assert len(sample_queries(tmp_path, corpus, 5)) == 5
+
+
+# ---- Faiss -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (IndexConfig(nprobe=3), "index.nprobe=3: index.factory='Flat' has no clusters"),
+        (IndexConfig(factory="IVF4,Flat", ef_search=3), "index.ef_search=3: .* has no graph"),
+        (IndexConfig(factory="BFlt"), "index.factory='BFlt': Faiss does not build this for 64 dimensions"),
+        (IndexConfig(factory="BFlat", truncate_dim=12), "Faiss does not build this for 12 dimensions"),
+        (IndexConfig(truncate_dim=65), "index.truncate_dim=65: the encoder's vectors have 64 dimensions"),
+    ],
+)
+def test_wrong_settings_are_named_before_anything_is_embedded(
+    config: IndexConfig, message: str, world: Path, retriever_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(config, prepared=world, retriever=retriever_dir, out=tmp_path, device="cpu")
+    assert not (tmp_path / "vectors").exists()
+
+
+def test_searches_are_as_thorough_as_set_and_by_default_as_the_root_of_the_clusters() -> None:
+    for factory in ("IVF100,Flat", "PCA32,IVF100,PQ8x4,RFlat", "BIVF100"):
+        assert Parts.of(faiss_search.make(IndexConfig(factory=factory), 64)).ivf.nprobe == 10
+        assert Parts.of(faiss_search.make(IndexConfig(factory=factory, nprobe=3), 64)).ivf.nprobe == 3
+    for factory in ("HNSW8", "PCA32,HNSW8_SQ8", "BHNSW8"):
+        assert Parts.of(faiss_search.make(IndexConfig(factory=factory), 64)).graph.efSearch == 128
+        assert Parts.of(faiss_search.make(IndexConfig(factory=factory, ef_search=9), 64)).graph.efSearch == 9
+
+
+FACTORIES = ("Flat", "SQ8", "PQ8x4", "PQ8x4fs", "HNSW16", "HNSW16_SQ8", "IVF8,Flat", "PCA32,IVF8,SQ8", "IVF8,PQ8x4fs",
+             "IVF8,PQ8x4,RFlat", "BFlat", "BIVF8", "BHNSW16")  # fmt: skip
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_the_memory_said_beforehand_is_what_the_index_takes(
+    factory: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(4_000, 64)).astype(np.float16)
+    vectors, config = Vectors([rows]), IndexConfig(factory=factory, num_training_passages=1_000)
+    index = faiss_search.make(config, 64)
+    with caplog.at_level(logging.INFO, "jointrag.index"):
+        faiss_search.fill(index, vectors, config)
+    assert caplog.messages[0].startswith(f"{factory}: 4,000 vectors")
+    assert ("trained on 1,000 of them" in caplog.messages[0]) == (factory not in ("Flat", "HNSW16", "BFlat", "BHNSW16"))
+    faiss_search.write(index, tmp_path / "index")
+    said = estimate(Parts.of(index), 4_000, 0).bytes
+    assert said == pytest.approx((tmp_path / "index").stat().st_size, rel=0.12)
+    assert index.ntotal == 4_000
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
+    """Two GPUs, as far as Faiss's Python code says; what is asked of them."""
+    asked: list[tuple[Any, ...]] = []
+
+    class Options:
+        shard = None
+
+    def to_all(index: Any, co: Any = None, ngpu: int = -1) -> Any:
+        asked.append((type(index).__name__, co and co.shard, ngpu))
+        return index
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
+    monkeypatch.setattr(faiss, "GpuMultipleClonerOptions", Options, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", to_all)
+    return asked
+
+
+def test_what_is_asked_of_gpus(world: Path, retriever_dir: Path, tmp_path: Path, gpus: list[tuple[Any, ...]]) -> None:
+    for gpu, expected in (("one", (None, 1)), ("shard", (True, -1)), ("replicate", (False, -1))):
+        config = IndexConfig(factory="IVF4,Flat", gpu=gpu, num_recall_queries=0)  # type: ignore[arg-type]
+        build(config, prepared=world, retriever=retriever_dir, out=tmp_path / gpu, device="cpu")
+        load(tmp_path / gpu, "cpu")
+        assert gpus == [("IndexFlatIP", None, -1), ("IndexIVFFlat", *expected)]
+        gpus.clear()
+    with pytest.raises(ValueError, match=r"index.gpu=one: index.factory='HNSW8' is for CPUs; set index.gpu=no"):
+        faiss_search.make(IndexConfig(factory="HNSW8", gpu="one"), 64)
+
+
+@pytest.mark.skipif(faiss.get_num_gpus() > 0, reason="this Faiss has GPUs")
+def test_gpus_that_are_not_there_are_named(world: Path, retriever_dir: Path, tmp_path: Path) -> None:
+    message = r"index.gpu=shard: this Faiss finds no GPU; install faiss-gpu .* index.gpu=no or index.type=torch"
+    with pytest.raises(ValueError, match=message):
+        build(IndexConfig(gpu="shard"), prepared=world, retriever=retriever_dir, out=tmp_path, device="cpu")
+
+
+def test_bm25_leaves_the_encoder_alone(world: Path, tmp_path: Path) -> None:
+    metrics = build(Bm25IndexConfig(), prepared=world, out=tmp_path)
+    assert set(metrics) == {"index/passages", "index/bytes", "index/passages_per_s"}
+    info = load(tmp_path).info
+    assert (info.dim, info.encoder_paths, info.recall_at_10) == (0, (), None)
