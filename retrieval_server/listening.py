@@ -14,6 +14,7 @@ import logging
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from waitress.channel import HTTPChannel
@@ -74,13 +75,14 @@ class Listener:
         self.dropped = not self._is_idle()
         if self.dropped:
             logger.warning("requests that took longer than %g s were dropped", self._stop_timeout_s)
-        self._lanes.shutdown()
+        self._lanes.shutdown(timeout=0.2)
         self._server.asyncore.close_all(connections)
 
     def stop(self) -> None:
         """From a signal handler or another thread."""
         self._stopping.set()
-        self._server.pull_trigger()
+        with suppress(OSError):  # `run` may have ended already
+            self._server.pull_trigger()
 
     def _is_idle(self) -> bool:
         return not any(one.requests or one.total_outbufs_len for one in list(self._server.active_channels.values()))
