@@ -7,35 +7,35 @@ candidates(hits, num_candidates=10)               # list[Hit], shared out over t
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import requests
-
 from jointrag.encoders import Encoder
 from jointrag.index import SearchIndex
 from jointrag.index import load as load_index
-from jointrag.types import Hit, Passage
+from jointrag.retrieval_client import HttpRetriever, RetrieverUnavailable
+from jointrag.types import Hit
 
 if TYPE_CHECKING:
     from jointrag.reranker import Reranker
 
-logger = logging.getLogger(__name__)
+
+__all__ = [
+    "HttpRetriever",
+    "InProcessRetriever",
+    "RerankingRetriever",
+    "Retriever",
+    "RetrieverUnavailable",
+    "candidates",
+    "share_out",
+]
 
 
 class Retriever(Protocol):
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """The `k` best passages of each query, best first; the whole corpus where it is smaller."""
         ...
-
-
-class RetrieverUnavailable(ConnectionError):
-    """The retrieval server did not answer for as long as was agreed to wait."""
 
 
 class InProcessRetriever:
@@ -53,10 +53,13 @@ class InProcessRetriever:
         return cls(index, Encoder.load(index.encoder_path, device) if index.encoder_path else None, batch_size)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """See `Retriever`. A query that is there twice is searched once, as over HTTP: then the scores are the same."""
+        unique = list(dict.fromkeys(queries))
         vectors = None
         if self._encoder is not None:
-            vectors = self._encoder.encode(queries, kind="query", batch_size=self._batch_size)
-        return self.index.search(vectors, k, queries)
+            vectors = self._encoder.encode(unique, kind="query", batch_size=self._batch_size)
+        found = dict(zip(unique, self.index.search(vectors, k, unique), strict=True))
+        return [list(found[query]) for query in queries]
 
 
 class RerankingRetriever:
@@ -76,73 +79,6 @@ class RerankingRetriever:
             [Hit(hits[one.index].passage, one.score) for one in ranking]
             for hits, ranking in zip(found, rankings, strict=True)
         ]
-
-
-class HttpRetriever:
-    """Client of the retrieval server's /v1/search.
-
-    A query asked before is answered from memory: the index does not change under a run. While the server cannot be
-    reached (it is restarted when it dies) requests are repeated for `timeout_s`, then `RetrieverUnavailable` is raised.
-    """
-
-    def __init__(self, url: str, timeout_s: float = 60.0, cache_size: int = 50_000) -> None:
-        self.url = url.rstrip("/")
-        self.timeout_s = timeout_s
-        self._cache_size = cache_size
-        self._cache: OrderedDict[tuple[str, int], list[Hit]] = OrderedDict()
-        self._lock = threading.Lock()
-        self._session = requests.Session()
-        self._session.trust_env = False  # a proxy from the environment has no business with a local server
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """See `Retriever`.
-
-        Raises RetrieverUnavailable; ValueError for a request that the server refuses, RuntimeError for one it fails on.
-        """
-        found: dict[str, list[Hit]] = {}
-        with self._lock:
-            for query in queries:
-                if (hits := self._cache.get((query, k))) is not None:
-                    self._cache.move_to_end((query, k))
-                    found[query] = hits
-        missing = [query for query in dict.fromkeys(queries) if query not in found]
-        if missing:
-            fresh = dict(zip(missing, self._ask(missing, k), strict=True))
-            found |= fresh
-            with self._lock:
-                self._cache.update({(query, k): hits for query, hits in fresh.items()})
-                while len(self._cache) > self._cache_size:
-                    self._cache.popitem(last=False)
-        return [list(found[query]) for query in queries]
-
-    def _ask(self, queries: list[str], k: int) -> list[list[Hit]]:
-        response = self._post(queries, k)
-        if not response.ok:
-            error = ValueError if response.status_code < 500 else RuntimeError
-            raise error(f"{self.url}/v1/search answered {response.status_code}: {response.text[:500]}")
-        return [
-            [Hit(Passage(hit["id"], hit["title"], hit["text"]), hit["score"]) for hit in hits]
-            for hits in response.json()["results"]
-        ]
-
-    def _post(self, queries: list[str], k: int) -> requests.Response:
-        body = {"queries": queries, "k": k}
-        deadline = time.monotonic() + self.timeout_s
-        pause_s = 0.05
-        while True:
-            left_s = deadline - time.monotonic()
-            try:
-                return self._session.post(f"{self.url}/v1/search", json=body, timeout=max(left_s, 0.1))
-            except (requests.ConnectionError, requests.Timeout) as error:
-                if time.monotonic() + pause_s >= deadline:
-                    raise RetrieverUnavailable(
-                        f"no answer from the retrieval server at {self.url} within {self.timeout_s:g} s ({error}); "
-                        "is it running? Its log says why it stopped; a larger timeout_s helps if it is only slow"
-                    ) from error
-            if pause_s == 0.05:
-                logger.warning("retrieval server at %s does not answer; trying for %d s", self.url, self.timeout_s)
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, 2.0)
 
 
 # ---- candidates ------------------------------------------------------------------------------------------------------

@@ -8,38 +8,23 @@ import os
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jointrag.config import ServerConfig
+from retrieval_server import state as shared_state
+from retrieval_server import workers
 from retrieval_server.address import bind, cannot_listen
+from retrieval_server.options import config_of, parse
+
+if TYPE_CHECKING:
+    from jointrag.reranker import Reranker
+    from jointrag.retrieval import Retriever
+    from retrieval_server.service import Service
 
 logger = logging.getLogger("retrieval_server")
-
-
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    defaults = ServerConfig()
-    parser = argparse.ArgumentParser(prog="python -m retrieval_server", description=__doc__)
-    parser.add_argument("--index", type=Path, required=True, help="an index folder, as the index stage writes it")
-    parser.add_argument("--reranker", help="a model folder or name that puts the passages found in order")
-    parser.add_argument("--reranker-kind", help="what it is, where its files do not say it")
-    parser.add_argument("--reranker-length", type=int, help="most tokens that it reads of query and passage")
-    parser.add_argument("--num-retrieved", type=int, default=50, help="passages it puts in order (%(default)s)")
-    parser.add_argument("--host", default=defaults.host, help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes any free port (default: %(default)s)")
-    parser.add_argument("--num-threads", type=int, default=defaults.num_threads, help="requests handled at a time")
-    parser.add_argument("--max-batch", type=int, default=defaults.max_batch, help="most queries encoded together")
-    parser.add_argument(
-        "--batch-window-ms",
-        type=float,
-        default=defaults.batch_window_ms,
-        help="how long the first query of a batch waits for company (default: %(default)s)",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: %(default)s)")
-    parser.add_argument("--torch-threads", type=int, help="CPU threads for encoding and searching (default: torch's)")
-    parser.add_argument("--exit-with-parent", action="store_true", help="stop when stdin, a pipe, is closed")
-    parser.add_argument("--fd", type=int, help="listen on this inherited, bound socket instead of --host and --port")
-    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,47 +38,124 @@ def main(argv: list[str] | None = None) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting for a thread is no news when a batch is full
     try:
-        serve(args)
+        if args.workers is not None or args.devices:
+            workers.supervise(args)
+        else:
+            serve(args)
     except ValueError as error:
         sys.exit(f"error: {error}")
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Load, then listen: whoever can connect gets answers."""
+    """Until SIGTERM. With --fd it listens once it is ready: until then connections wait in the socket's queue, or are
+    answered by the workers that share it. By itself it listens at once, and says 503 until it is ready."""
+    config, token = config_of(args), _token(args)
+    if args.torch_threads:
+        os.environ["OMP_NUM_THREADS"] = str(args.torch_threads)  # Faiss, in whatever thread it is called
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))  # nothing is under way yet
     bound = socket.socket(fileno=args.fd) if args.fd is not None else bind(args.host, args.port)
-    import faiss
-    import torch
-    from waitress.server import create_server
+    host, port = bound.getsockname()[:2]
 
-    from jointrag.retrieval import InProcessRetriever, RerankingRetriever, Retriever
     from retrieval_server.app import create_app
-    from retrieval_server.batching import Batcher
+    from retrieval_server.listening import Listener
+    from retrieval_server.service import Service
+
+    service = Service(
+        config, lambda path: _open(args, path, service), (lambda: _reranker(args)) if args.reranker else None
+    )
+    failed: list[Exception] = []
+
+    def load() -> None:
+        path, generation = shared_state.read(args.shared_state) if args.shared_state else (args.index.resolve(), 1)
+        num_passages = service.load(path, generation).info["num_passages"]
+        logger.info("ready: %d passages on http://%s:%d", num_passages, host, port)
+
+    def load_or_stop() -> None:
+        try:
+            load()
+        except Exception as error:
+            failed.append(error)
+            listener.stop()
+
+    if args.fd is not None:
+        load()
+    try:
+        listener = Listener(create_app(service, token), bound, config)
+    except OSError as error:  # somebody else began to listen meanwhile
+        raise cannot_listen(host, port, error) from None
+
+    def stop(*_: object) -> None:
+        if stopping.is_set():
+            os._exit(1)  # asked twice: at once
+        stopping.set()
+        service.stop()
+        listener.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    _reload_on_hangup(service, args.shared_state)
+    if args.shared_state:
+        shared_state.mark_ready(args.shared_state)
+    loading = threading.Thread(target=load_or_stop, name="load", daemon=True)
+    if args.fd is None:
+        loading.start()
+    listener.run()
+    if failed:
+        raise failed[0]
+    logger.info("stopped")
+    if listener.dropped or loading.is_alive():
+        logging.shutdown()
+        os._exit(0)  # a thread inside torch does not survive the end of the interpreter
+    service.close()
+
+
+def _open(args: argparse.Namespace, path: Path, service: Service) -> tuple[Retriever, Mapping[str, object]]:
+    import torch
+
+    from jointrag.retrieval import InProcessRetriever, RerankingRetriever
 
     if args.torch_threads:
         torch.set_num_threads(args.torch_threads)
-        faiss.omp_set_num_threads(args.torch_threads)
-    found = InProcessRetriever.open(args.index, args.device, args.max_batch)
+    found = InProcessRetriever.open(path, args.device, args.max_batch)
     info = asdict(found.index.info)
-    retriever: Retriever = found
-    if args.reranker is not None:
-        from jointrag import Reranker
+    if service.reranker is None:
+        return found, info
+    retriever = RerankingRetriever(found, service.reranker, args.num_retrieved)
+    return retriever, info | {"reranker": args.reranker, "num_retrieved": args.num_retrieved}
 
-        reranker = Reranker(args.reranker, args.reranker_kind, args.device, max_length=args.reranker_length)
-        retriever = RerankingRetriever(found, reranker, args.num_retrieved)
-        info |= {"reranker": args.reranker, "num_retrieved": args.num_retrieved}
-    retriever.search(["warm up"], 1)
-    batcher = Batcher(retriever, args.max_batch, args.batch_window_ms)
-    app = create_app(batcher, {**info, "index": str(args.index.resolve()), "pid": os.getpid()})
 
-    host, port = bound.getsockname()[:2]
+def _reranker(args: argparse.Namespace) -> Reranker:
+    from jointrag import Reranker
+
+    return Reranker(args.reranker, args.reranker_kind, args.device, max_length=args.reranker_length)
+
+
+def _reload_on_hangup(service: Service, state: Path | None) -> None:
+    """SIGHUP: a worker does what the others do, a server by itself opens its index again."""
+
+    def reload() -> None:
+        if state is not None:
+            service.follow(*shared_state.read(state))
+        elif service.state == "ready":
+            service.follow(service.served.path, service.served.generation + 1)
+
+    if state is not None:
+        service.on_reloaded = lambda served: shared_state.share(state, served.path, served.generation)
+    signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=reload, name="hangup", daemon=True).start())
+
+
+def _token(args: argparse.Namespace) -> str | None:
+    if args.token_file is None:
+        return os.environ.get(args.token_variable) or None
     try:
-        server = create_server(app, sockets=[bound], threads=args.num_threads, connection_limit=1000, backlog=1024)
-    except OSError as error:  # somebody else began to listen while the model was loading
-        raise cannot_listen(host, port, error) from None
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    logger.info("ready: %d passages on http://%s:%d", info["num_passages"], host, port)
-    server.run()  # returns on SIGTERM and ctrl-c, with the handlers finished
-    batcher.close()
+        token = args.token_file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"{args.token_file}: {error.strerror}; --token-file holds the token clients send") from None
+    if not token:
+        raise ValueError(f"{args.token_file} is empty; --token-file holds the token clients send")
+    return token
 
 
 if __name__ == "__main__":

@@ -1,105 +1,166 @@
 """The Flask application: what it answers and how it refuses.
 
 POST /v1/search  {"queries": [str], "k": int} -> {"results": [[{"id", "title", "text", "score"}]]}
+                 optional: "min_score", "max_results" (per query), "texts": false leaves the texts out
 POST /search     {"questions": [str], "N": int} -> [{"question": str, "top_k_docs": ["title\\ntext"]}], as in MMOA-RAG
-GET  /health     {"status": "ready"}
-GET  /info       fingerprints, sizes, process id
+POST /retrieve   {"queries": [str], "topk": int, "return_scores": bool} -> {"result": [[{"document", "score"}]]}, as in
+                 Search-R1; a document is {"id", "contents": '"title"\\ntext'}; without return_scores documents only
+POST /rerank     {"query": str, "texts": [str]} -> [{"index", "score"}], best first, as in text-embeddings-inference
+                 optional: "raw_scores" (not between 0 and 1), "return_text"
+POST /v1/reload  {"index": str, "wait": bool}, both optional: open an index folder and serve it from then on
+GET  /health     {"status": "ready"}; 503 while starting and stopping
+GET  /info       fingerprints, sizes, recall where it was measured, generation of the index, process id
+GET  /metrics    for Prometheus
+
+An error is {"error": why}. With a token, everything but /health wants it as `Authorization: Bearer`.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
-from collections.abc import Mapping
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jointrag.retrieval import Retriever
 from jointrag.types import Hit
+from retrieval_server.bodies import Body, Refused
+from retrieval_server.listening import FOR_MONITORS, is_overflow
+from retrieval_server.metrics import CONTENT_TYPE
+from retrieval_server.service import Service
 
 if TYPE_CHECKING:
-    from flask import Flask
+    from flask import Flask, Response
 
 logger = logging.getLogger(__name__)
+_SEARCH_R1_TOPK = 3  # what Search-R1's server takes where a client does not say
 
 
-class BadRequest(ValueError):
-    """The body is not what the endpoint takes; answered with 400 and the message."""
-
-
-def create_app(retriever: Retriever, info: Mapping[str, object]) -> Flask:
-    """The application over a loaded `retriever` that several threads may use (see `Batcher`)."""
-    from flask import Flask, jsonify, request
+def create_app(service: Service, token: str | None = None) -> Flask:
+    """The application; requests without `token`, where there is one, are refused."""
+    from flask import Flask, g, request
     from werkzeug.exceptions import HTTPException
 
     app = Flask("retrieval_server")
-    app.json.sort_keys = False  # type: ignore[attr-defined]
+
+    def body(where_empty: bytes = b"") -> Body:
+        most = service.config.max_body_bytes
+        if (request.content_length or 0) > most:
+            raise Refused(413, f"a body of {request.content_length} bytes; {most} are read (server.max_body_bytes)")
+        return Body(request.get_data(cache=False) or where_empty, service.config)
+
+    @app.before_request
+    def admit() -> None:
+        g.started = time.perf_counter()
+        if token is not None and request.path != "/health":
+            given = request.headers.get("Authorization", "")
+            if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+                raise Refused(401, "this server wants a token, as the header Authorization: Bearer TOKEN")
+        if is_overflow() and request.path not in FOR_MONITORS:
+            raise Refused(503, "too many requests are waiting (server.max_queued_queries); ask again later", 1)
 
     @app.post("/v1/search")
-    def v1_search() -> Any:
-        queries, k = _read_body(request.get_data(), "queries", "k")
-        results = retriever.search(queries, k)
-        return jsonify(results=[[_row(hit) for hit in hits] for hits in results])
+    def v1_search() -> Response:
+        asked = body()
+        queries, k = asked.queries("queries"), asked.k("k")
+        min_score, most = asked.number("min_score"), asked.k("max_results", default=k)
+        with_text = asked.flag("texts", True)
+        results = [
+            [_row(hit, with_text) for hit in hits if min_score is None or hit.score >= min_score][:most]
+            for hits in service.search(queries, k)
+        ]
+        return _json({"results": results})
 
     @app.post("/search")
-    def search() -> Any:
-        questions, k = _read_body(request.get_data(), "questions", "N")
-        results = retriever.search(questions, k)
-        return jsonify(
+    def search() -> Response:
+        asked = body()
+        questions, k = asked.queries("questions"), asked.k("N")
+        results = service.search(questions, k)
+        return _json(
             [
                 {"question": question, "top_k_docs": [f"{hit.passage.title}\n{hit.passage.text}" for hit in hits]}
                 for question, hits in zip(questions, results, strict=True)
             ]
         )
 
+    @app.post("/retrieve")
+    def retrieve() -> Response:
+        asked = body()
+        queries, k = asked.queries("queries"), asked.k("topk", default=_SEARCH_R1_TOPK)
+        with_scores = asked.flag("return_scores", False)
+        return _json({"result": [[_document(hit, with_scores) for hit in hits] for hits in service.search(queries, k)]})
+
+    @app.post("/rerank")
+    def rerank() -> Response:
+        asked = body()
+        query, texts = asked.query("query"), asked.strings("texts")
+        raw, with_text = asked.flag("raw_scores", False), asked.flag("return_text", False)
+        if not service.has_reranker:
+            raise Refused(424, "no reranker is loaded; start the server with --reranker MODEL")
+        ranked = service.rerank(query, texts, normalize=not raw)
+        return _json([{"index": i, "score": score} | ({"text": texts[i]} if with_text else {}) for i, score in ranked])
+
+    @app.post("/v1/reload")
+    def reload() -> Response:
+        if token is None:
+            raise Refused(403, "only a server with a token takes this; send its process SIGHUP instead")
+        asked = body(where_empty=b"{}")
+        path, wait = asked.text("index"), asked.flag("wait", False)
+        state = service.reload(Path(path) if path else None, wait=wait)
+        return _json(state, {"loading": 202, "failed": 422}.get(str(state["status"]), 200))
+
     @app.get("/health")
-    def health() -> Any:
-        return jsonify(status="ready")
+    def health() -> Response:
+        state = service.state
+        return _json({"status": state}, 200 if state == "ready" else 503)
 
     @app.get("/info")
-    def show_info() -> Any:
-        return jsonify(dict(info))
+    def info() -> Response:
+        if service.state == "starting":
+            raise Refused(503, "the retrieval server is starting", 2)
+        return _json(service.info())
 
-    @app.errorhandler(BadRequest)
-    def bad_request(error: BadRequest) -> Any:
-        return jsonify(error=str(error)), 400
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return app.response_class(service.metrics.text(), content_type=CONTENT_TYPE)
+
+    @app.errorhandler(Refused)
+    def refused(error: Refused) -> Response:
+        response = _json({"error": str(error)}, error.status)
+        if error.retry_after_s is not None:
+            response.headers["Retry-After"] = str(error.retry_after_s)
+        if error.status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
 
     @app.errorhandler(HTTPException)
-    def refused(error: HTTPException) -> Any:
-        return jsonify(error=f"{error.code} {error.name}: {error.description}"), error.code
+    def http_error(error: HTTPException) -> Response:
+        return _json({"error": f"{error.code} {error.name}: {error.description}"}, error.code or 500)
 
     @app.errorhandler(Exception)
-    def failed(error: Exception) -> Any:
+    def failed(error: Exception) -> Response:
         logger.exception("%s failed", request.path)
-        return jsonify(error=f"{type(error).__name__}: {error}"), 500
+        return _json({"error": f"{type(error).__name__}: {error}"}, 500)
+
+    @app.after_request
+    def count(response: Response) -> Response:
+        rule = request.url_rule  # the path of a request for nothing could be anything: it is no label
+        endpoint = rule.rule if rule is not None else "other"
+        service.metrics.observe(endpoint, response.status_code, time.perf_counter() - g.started)
+        return response
+
+    def _json(value: Any, status: int = 200) -> Response:
+        return app.response_class(json.dumps(value), status, content_type="application/json")
 
     return app
 
 
-def _row(hit: Hit) -> dict[str, object]:
-    return {"id": hit.passage.id, "title": hit.passage.title, "text": hit.passage.text, "score": hit.score}
+def _row(hit: Hit, with_text: bool) -> dict[str, object]:
+    text = {"text": hit.passage.text} if with_text else {}
+    return {"id": hit.passage.id, "title": hit.passage.title, **text, "score": hit.score}
 
 
-def _read_body(raw: bytes, queries_key: str, count_key: str) -> tuple[list[str], int]:
-    """The queries and the number of passages of a request. Any content type will do, as long as it is JSON."""
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise BadRequest("the body is not JSON") from None
-    if not isinstance(body, dict):
-        raise BadRequest(f"the body is not an object with {queries_key!r} and {count_key!r}")
-    for key in (queries_key, count_key):
-        if key not in body:
-            raise BadRequest(f"{key!r} is missing")
-    queries, count = body[queries_key], body[count_key]
-    if not isinstance(queries, list):
-        raise BadRequest(f"{queries_key!r} is not a list of strings")
-    for position, query in enumerate(queries):
-        if not isinstance(query, str):
-            raise BadRequest(f"{queries_key}[{position}] is not a string")
-        try:
-            query.encode()
-        except UnicodeEncodeError:  # half a surrogate pair, written as an escape
-            raise BadRequest(f"{queries_key}[{position}] is not valid Unicode") from None
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise BadRequest(f"{count_key!r} is not a whole number of at least 1")
-    return queries, count
+def _document(hit: Hit, with_score: bool) -> dict[str, object]:
+    document: dict[str, object] = {"id": hit.passage.id, "contents": f'"{hit.passage.title}"\n{hit.passage.text}'}
+    return {"document": document, "score": hit.score} if with_score else document

@@ -25,10 +25,11 @@ import requests
 
 from jointrag.config import ServerConfig
 from retrieval_server.address import bind
+from retrieval_server.options import settings
 
 logger = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parents[1]
-_STOP_S = 5.0
+_LONGER_S = 5.0  # than the server's own time to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +116,18 @@ class ServerProcess:
         self._monitor.start()
 
     def stop(self) -> None:
-        """End the process (TERM, after 5 s KILL) and close the port."""
+        """End the process (TERM, after config.stop_timeout_s and 5 s more KILL) and close the port."""
         self._stopping.set()
         with self._lock:
             process = self._process
         if process is not None:
             if process.poll() is None:
                 process.terminate()
+                timeout_s = self._config.stop_timeout_s + _LONGER_S
                 try:
-                    process.wait(_STOP_S)
+                    process.wait(timeout_s)
                 except subprocess.TimeoutExpired:
-                    logger.warning("the retrieval server did not stop within %g s; killing it", _STOP_S)
+                    logger.warning("the retrieval server did not stop within %g s; killing it", timeout_s)
                     process.kill()
             _reap(process)
         if self._monitor.is_alive():
@@ -207,12 +209,12 @@ class ServerProcess:
 
 def _command(config: ServerConfig, index: Path, fd: int, device: str, torch_threads: int | None) -> list[str]:
     threads = ["--torch-threads", str(torch_threads)] if torch_threads else []
+    workers = ["--workers", str(config.workers)] if config.workers > 1 else []
+    devices = ["--devices", ",".join(config.devices)] if config.devices else []
     return [
         *(sys.executable, "-m", "retrieval_server", "--exit-with-parent", "--fd", str(fd)),
         *("--index", str(index.resolve()), "--device", device),
-        *("--num-threads", str(config.num_threads), "--max-batch", str(config.max_batch)),
-        *("--batch-window-ms", str(config.batch_window_ms)),
-        *threads,
+        *(*settings(config), *threads, *workers, *devices),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from jointrag.config.base import Section, Share, check_heads
 
@@ -111,12 +111,40 @@ class ServerConfig(Section):
     replicas: PositiveInt = 1
     """Servers over the same index, which they share in memory; the processes that train together are spread over
     them."""
-    num_threads: PositiveInt = 8
+    workers: PositiveInt = 1
+    """Processes behind each port, which share the connections that come in."""
+    devices: tuple[str, ...] = ()
+    """Where the workers run, one after the other ("cuda:0"); empty: where the rest of the run does."""
+    num_threads: PositiveInt = 64
+    """Requests handled at a time. Most of them wait for their batch, so no batch has queries of more requests."""
     max_batch: PositiveInt = 256
     """Most queries encoded together."""
+    max_batch_characters: PositiveInt = 65_536
+    """Most characters of the queries encoded together: a batch of long ones is smaller."""
     batch_window_ms: Annotated[float, Field(ge=0)] = 2.0
     """How long the first query of a batch waits for company."""
+    cache_size: NonNegativeInt = 100_000
+    """Passages kept in the answers to queries asked before (a query of k passages counts k); 0: none."""
+    max_queued_queries: PositiveInt = 4096
+    """Queries that may wait for their batch; what comes on top is refused with 503 until there is room."""
+    max_queries_per_request: PositiveInt = 1024
+    """Also the most texts of a request to rerank."""
+    max_query_characters: PositiveInt = 20_000
+    max_k: PositiveInt = 1000
+    """Most passages per query."""
+    max_body_bytes: PositiveInt = 16 * 2**20
     startup_timeout_s: PositiveFloat = 120.0
+    stop_timeout_s: PositiveFloat = 10.0
+    """How long requests under way may take after the server was told to stop."""
+
+    @model_validator(mode="after")
+    def _a_request_fits_the_queue(self) -> ServerConfig:
+        if self.max_queries_per_request > self.max_queued_queries:
+            raise ValueError(
+                f"max_queries_per_request={self.max_queries_per_request} is more than max_queued_queries="
+                f"{self.max_queued_queries}: the largest request would never find room"
+            )
+        return self
 
 
 class RerankingConfig(Section):
