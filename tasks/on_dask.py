@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, task
 
@@ -56,11 +57,13 @@ def _corpus(source: Path, folder: Path) -> str:
 
 def _encode_all(scheduler: str, folder: Path, missing: list[int], config: EmbeddedCorpus, device: str) -> None:
     try:
-        from prefect_dask import DaskTaskRunner
+        from prefect_dask.task_runners import DaskTaskRunner
     except ModuleNotFoundError:
         raise ValueError("runtime.dask_scheduler needs prefect-dask: pip install 'jointrag[dask]'") from None
 
-    @flow(name="embed-corpus", task_runner=DaskTaskRunner(address=scheduler))
+    runner: Any = DaskTaskRunner(address=scheduler)
+
+    @flow(name="embed-corpus", task_runner=runner)
     def embed_corpus() -> None:
         done = [
             _encode.with_options(task_run_name=f"shard {number}").submit(str(folder), number, device, config.batch_size)

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -53,14 +54,14 @@ def test_an_index_from_shards_that_two_workers_made(
         "index.shard_size": 20,
         "index.num_recall_queries": 0,
     }
-    changes = {
+    changes: dict[Any, Any] = {
         PREFECT_API_URL: os.environ["PREFECT_API_URL"],
         PREFECT_HOME: os.environ["PREFECT_HOME"],
         PREFECT_LOGGING_TO_API_ENABLED: False,
     }
     with (
         temporary_settings(changes),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        cast(Any, LocalCluster)(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
     ):
         on_dask = {"runtime.dask_scheduler": cluster.scheduler_address, "workspace": str(tmp_path / "there")}
         there = build_index("index", {**settings, **on_dask})
