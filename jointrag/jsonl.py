@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -54,9 +54,24 @@ def read_jsonl(path: Path, cls: type[T]) -> Iterator[T]:
 
 def read_numbered(path: Path, cls: type[T], defaults: Mapping[str, Any] | None = None) -> Iterator[tuple[int, T]]:
     """The same with line numbers (from 1), for callers with checks of their own. `defaults` fills missing fields."""
+    names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    for number, row in read_rows(path, sorted(names)):
+        where = f"{path}, line {number}"
+        if unknown := sorted(set(row) - names):
+            raise ValueError(f"{where}: unknown field {unknown[0]!r}; known fields: {', '.join(sorted(names))}")
+        try:
+            yield number, _adapter(cls).validate_python({**(defaults or {}), **row})
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or cls.__name__
+            raise ValueError(f"{where}: field {field!r} {in_plain_words(first)}") from None
+
+
+def read_rows(path: Path, names: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file of JSON lines, whatever their fields, with line numbers. `names`: what errors say should be
+    in them."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             if not raw.strip():
@@ -69,17 +84,8 @@ def read_numbered(path: Path, cls: type[T], defaults: Mapping[str, Any] | None =
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{where}: not a JSON object ({error}); write one object per line, in UTF-8") from None
             if not isinstance(row, dict):
-                raise ValueError(
-                    f"{where}: expected an object with {', '.join(sorted(names))}, found {type(row).__name__}"
-                )
-            if unknown := sorted(set(row) - names):
-                raise ValueError(f"{where}: unknown field {unknown[0]!r}; known fields: {', '.join(sorted(names))}")
-            try:
-                yield number, _adapter(cls).validate_python({**(defaults or {}), **row})
-            except ValidationError as error:
-                first = error.errors()[0]
-                field = ".".join(map(str, first["loc"])) or cls.__name__
-                raise ValueError(f"{where}: field {field!r} {in_plain_words(first)}") from None
+                raise ValueError(f"{where}: expected an object with {', '.join(names)}, found {type(row).__name__}")
+            yield number, row
 
 
 def in_plain_words(error: Mapping[str, Any]) -> str:

@@ -11,10 +11,13 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from jointrag import corpus_files
 from jointrag.config import Dataset, FilesDataset, PipelineConfig, PretrainedEncoder, PretrainedLM, PublicDataset
+from jointrag.datasets.files import REQUIRED
+from jointrag.datasets.questions import find_questions
 from jointrag.datasets.rows import find_splits
 from jointrag.own_code import load_function
 from jointrag.presets import ConfigError
@@ -84,17 +87,19 @@ def dataset_problems(dataset: Dataset) -> Iterator[str]:
     if not dataset.path.is_dir():
         yield f"dataset.path={dataset.path}: no such folder; it should hold {', '.join(FILES)} (see data/README.md)"
         return
-    try:
-        files = [corpus_files.find(dataset.path)]
-    except ValueError as error:
-        yield f"{error}; dataset.path should hold {', '.join(FILES)} (see data/README.md)"
-        files = []
-    files += [dataset.path / name for name in FILES[1:]]
+    files: list[Path] = []
+    looked_for = [lambda: corpus_files.find(dataset.path)] if dataset.documents is None else []
+    looked_for += [partial(find_questions, dataset.path, split) for split in REQUIRED]
+    for look in looked_for:
+        try:
+            files.append(look())
+        except ValueError as error:
+            yield f"{error}; dataset.path should hold {', '.join(FILES)} (see data/README.md)"
+    if dataset.documents is not None and not dataset.documents.is_dir():
+        yield f"dataset.documents={dataset.documents}: no such folder"
     for file in files:
-        what = "passages" if file.stem.startswith("corpus") else "questions"
-        if not file.is_file():
-            yield f"{file}: no such file; dataset.path should hold {', '.join(FILES)} (see data/README.md)"
-        elif not _has_a_line(file):
+        if not _has_a_line(file):
+            what = "passages" if file.stem.startswith("corpus") else "questions"
             yield f"{file} holds no {what}; write one JSON object per line (see data/README.md)"
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from jointrag.artifacts import Artifact, outside, stage_key
 from jointrag.config import (
-    CorpusDataset,
-    FilesDataset,
     LateInteractionConfig,
     PretrainedEncoder,
     PretrainedLM,
@@ -43,8 +41,8 @@ REPORT = Stage("report", "evaluation.report:write", own_process=False)
 def prepare(run: Run) -> Artifact:
     """Stage 1: questions and corpus."""
     dataset = run.config.dataset
-    own = isinstance(dataset, FilesDataset | CorpusDataset)
-    sources = {"files": outside(dataset.path, "files")} if own else {}
+    named = {name: getattr(dataset, name, None) for name in ("path", "documents", "corpus")}
+    sources = {name: outside(path, "files") for name, path in named.items() if isinstance(path, Path)}
     return run.build(PREPARE, {"config": dataset}, {}, sources=sources)
 
 

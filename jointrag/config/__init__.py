@@ -7,6 +7,7 @@ tree. A misspelt key, a wrong type or two settings that exclude each other is an
 from jointrag.config.agents import AgentsConfig
 from jointrag.config.base import AgentName, Section, Share
 from jointrag.config.data import (
+    ChunkingConfig,
     CorpusDataset,
     Dataset,
     FilesDataset,
@@ -49,6 +50,7 @@ __all__ = [
     "AgentName",
     "AgentsConfig",
     "Bm25IndexConfig",
+    "ChunkingConfig",
     "ControlConfig",
     "CorpusDataset",
     "CriticConfig",

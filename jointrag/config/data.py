@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from jointrag.config.base import Section, Share
 
 OnBadLine = Literal["refuse", "skip"]
+QuestionField = Literal["id", "text", "answers", "type", "gold_passages", "sub_questions"]
 
 
 class SyntheticDataset(Section):
@@ -37,13 +38,38 @@ class SyntheticDataset(Section):
     num_test_questions: PositiveInt = 1_000
 
 
+class ChunkingConfig(Section):
+    """How documents become passages."""
+
+    num_tokens: PositiveInt = 200
+    """The most that a passage has; it ends at a heading, a paragraph or a sentence where one fits."""
+    overlap: NonNegativeInt = 40
+    """The most that neighbours share."""
+    tokenizer: str | None = None
+    """Whose tokens are counted, a Hugging Face name or a folder; null: words and marks, and the characters of Chinese,
+    Japanese and Korean."""
+    converted: Path = Path("data/documents")
+    """Where the texts of converted files are kept."""
+
+    @model_validator(mode="after")
+    def _chunks_move_on(self) -> ChunkingConfig:
+        if self.overlap >= self.num_tokens:
+            raise ValueError(f"overlap={self.overlap} has to be less than num_tokens={self.num_tokens}")
+        return self
+
+
 class FilesDataset(Section):
-    """Your own data: a folder with corpus.jsonl (.tsv, .parquet), train.jsonl, dev.jsonl, test.jsonl; see
-    data/README.md."""
+    """Your own data: a folder with corpus.jsonl (.tsv, .parquet) and questions, train.jsonl, dev.jsonl, test.jsonl
+    (.csv, .tsv, .parquet); see data/README.md."""
 
     name: Literal["files"]
     path: Path
     """The folder."""
+    documents: Path | None = None
+    """A folder of .txt, .md, .html, .pdf and .docx files in place of the corpus file."""
+    chunking: ChunkingConfig = ChunkingConfig()
+    columns: dict[QuestionField, str] = Field(default_factory=dict)
+    """What the columns of the questions are called, where not like this."""
     on_bad_line: OnBadLine = "refuse"
     """Lines of the corpus that cannot be used, or whose id was used before: an error, or left out with a warning."""
 
@@ -53,7 +79,9 @@ class CorpusDataset(Section):
 
     name: Literal["corpus"]
     path: Path
-    """A file of passages: .jsonl, .tsv or .parquet (format: data/README.md)."""
+    """A file of passages, .jsonl, .tsv or .parquet (format: data/README.md), or a folder of documents."""
+    chunking: ChunkingConfig = ChunkingConfig()
+    """How the documents are cut."""
     on_bad_line: OnBadLine = "refuse"
     """As of dataset.name=files."""
 

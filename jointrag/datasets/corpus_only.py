@@ -11,6 +11,6 @@ from jointrag.jsonl import write_jsonl
 
 def prepare(config: CorpusDataset, *, seed: int, out: Path) -> dict[str, float]:
     """Check the passages and copy them. Raises ValueError naming file, line and remedy."""
-    copied = copy_corpus(config.path, out / "corpus.jsonl", config.on_bad_line)
+    copied = copy_corpus(config.path, out / "corpus.jsonl", config.on_bad_line, chunking=config.chunking)
     write_jsonl(out / "questions" / "dev.jsonl", ())
     return corpus_metrics(copied)

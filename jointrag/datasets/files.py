@@ -11,15 +11,15 @@ warm start learn from source.jsonl where there is one, else from train.jsonl.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from jointrag.config import FilesDataset, OnBadLine
+from jointrag.config import ChunkingConfig, FilesDataset, OnBadLine
 from jointrag.corpus_files import Copied, copy, find
+from jointrag.datasets.documents import write_passages
+from jointrag.datasets.questions import Placed, find_questions, read_questions
 from jointrag.datasets.splits import warn_of_near_duplicates
-from jointrag.jsonl import read_numbered, write_jsonl
-from jointrag.metrics import normalize
-from jointrag.types import Question
+from jointrag.jsonl import write_jsonl
 
 logger = logging.getLogger(__name__)
 REQUIRED = ("train", "dev", "test")
@@ -28,17 +28,16 @@ REQUIRED = ("train", "dev", "test")
 def prepare(config: FilesDataset, *, seed: int, out: Path) -> dict[str, float]:
     """Check the folder and copy it into the stage's own form. Raises ValueError naming file, line and remedy."""
     folder = config.path
-    corpus = find(folder)
-    files = {split: folder / f"{split}.jsonl" for split in ("source", *REQUIRED)}
-    if not files["source"].is_file():
-        files["source"] = files["train"]
-    questions = {path: read_questions(path) for path in dict.fromkeys(files.values())}
-    gold = {gold for rows in questions.values() for _, question in rows for gold in question.gold_passages}
-    copied = copy_corpus(corpus, out / "corpus.jsonl", config.on_bad_line, gold)
-    for path, rows in questions.items():
-        _check_gold(path, rows, copied.found, corpus.name)
+    corpus = config.documents or find(folder)
+    files = {split: find_questions(folder, split) for split in REQUIRED}
+    files = {"source": _source(folder, files["train"]), **files}
+    placed = {path: read_questions(path, config.columns) for path in dict.fromkeys(files.values())}
+    gold = {gold for rows in placed.values() for _, question in rows for gold in question.gold_passages}
+    copied = copy_corpus(corpus, out / "corpus.jsonl", config.on_bad_line, gold, config.chunking)
+    for rows in placed.values():
+        _check_gold(rows, copied.found, corpus.name)
 
-    asked = {path: [question for _, question in rows] for path, rows in questions.items()}
+    asked = {path: [question for _, question in rows] for path, rows in placed.items()}
     duplicates = warn_of_near_duplicates({path.name: rows for path, rows in asked.items()})
     metrics = corpus_metrics(copied) | {"prepare/near_duplicates": float(duplicates)}
     for split, path in files.items():
@@ -46,8 +45,25 @@ def prepare(config: FilesDataset, *, seed: int, out: Path) -> dict[str, float]:
     return metrics
 
 
-def copy_corpus(source: Path, out: Path, on_bad_line: OnBadLine, wanted: Collection[str] = ()) -> Copied:
-    """jointrag.corpus_files.copy, with a warning of what was left out."""
+def _source(folder: Path, train: Path) -> Path:
+    return find_questions(folder, "source") if any(folder.glob("source.*")) else train
+
+
+def copy_corpus(
+    source: Path,
+    out: Path,
+    on_bad_line: OnBadLine,
+    wanted: Collection[str] = (),
+    chunking: ChunkingConfig | None = None,
+) -> Copied:
+    """jointrag.corpus_files.copy, of a file or of a folder's documents, with a warning of what was left out."""
+    if source.is_dir():
+        chunks = out.with_name(".chunks.jsonl")
+        try:
+            write_passages(source, chunks, chunking or ChunkingConfig())
+            return copy(chunks, out, "refuse", wanted)
+        finally:
+            chunks.unlink(missing_ok=True)
     copied = copy(source, out, on_bad_line, wanted)
     if copied.problems.counts:
         logger.warning("%s; they are left out", copied.problems)
@@ -62,33 +78,8 @@ def corpus_metrics(copied: Copied) -> dict[str, float]:
     }
 
 
-def read_questions(path: Path) -> list[tuple[int, Question]]:
-    """Questions with their line numbers, in order; each has an answer."""
-    questions: list[tuple[int, Question]] = []
-    taken: set[str] = set()
-    for line, question in read_numbered(path, Question):
-        where = f"{path}, line {line}: question {question.id!r}"
-        if not question.text.strip():
-            raise ValueError(f"{where} has no text; remove it or give it one")
-        if not question.answers:
-            raise ValueError(f'{where} has no answer; give at least one, "answers": ["…"]')
-        for answer in question.answers:
-            if not normalize(answer):  # an empty response would match it
-                raise ValueError(f"{where}: nothing of the answer {answer!r} is left to compare; remove it")
-        if question.id in taken:
-            raise ValueError(f"{where}: this id was used before; ids must be unique")
-        taken.add(question.id)
-        questions.append((line, question))
-    if not questions:
-        raise ValueError(f"{path}: no questions; write one JSON object per line with id, text and answers")
-    return questions
-
-
-def _check_gold(path: Path, questions: list[tuple[int, Question]], found: Collection[str], corpus: str) -> None:
-    for line, question in questions:
+def _check_gold(questions: Sequence[Placed], found: Collection[str], corpus: str) -> None:
+    for where, question in questions:
         for gold in question.gold_passages:
             if gold not in found:
-                raise ValueError(
-                    f"{path}, line {line}: question {question.id!r}: gold passage {gold!r} is not in {corpus}; add it "
-                    "or drop the reference"
-                )
+                raise ValueError(f"{where}: gold passage {gold!r} is not in {corpus}; add it or drop the reference")

@@ -1,4 +1,4 @@
-"""Rows of the files that question sets are published in: .json, .jsonl, .tsv and .parquet, found by their split."""
+"""Rows of the files that questions are in: .json, .jsonl, .csv, .tsv and .parquet; published ones by their split."""
 
 from __future__ import annotations
 
@@ -35,7 +35,13 @@ def find_splits(folder: Path) -> dict[str, Path]:
 
 def rows(path: Path) -> Numbered:
     """Every row of `path` with the place it stands at. Raises ValueError for a file that cannot be read."""
-    read = {".json": _json, ".jsonl": _json_lines, ".tsv": _tab_separated, ".parquet": _parquet}[path.suffix]
+    read = {
+        ".json": _json,
+        ".jsonl": _json_lines,
+        ".csv": _comma_separated,
+        ".tsv": _tab_separated,
+        ".parquet": _parquet,
+    }[path.suffix]
     for number, row in enumerate(read(path), 1):
         where = f"{path}, {'line' if path.suffix == '.jsonl' else 'row'} {number}"
         if not isinstance(row, dict):
@@ -66,9 +72,16 @@ def _json_lines(path: Path) -> Iterator[Any]:
                 raise ValueError(f"{path}, line {number}: not a JSON object ({error})") from None
 
 
-def _tab_separated(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file, delimiter="\t")
+def _tab_separated(path: Path, delimiter: str = "\t") -> Iterator[Any]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            yield from csv.DictReader(file, delimiter=delimiter, strict=True)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not a table in UTF-8 ({error})") from None
+
+
+def _comma_separated(path: Path) -> Iterator[Any]:
+    return _tab_separated(path, ",")
 
 
 def _parquet(path: Path) -> Iterator[Any]:

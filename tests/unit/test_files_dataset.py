@@ -49,7 +49,7 @@ def test_a_good_folder_goes_through(folder, tmp_path):
         ),
         ("corpus", [{"id": 7, "text": "x"}], "line 1: field 'id' should be a text in quotes, like \"…\", found 7"),
         ("corpus", [], "corpus.jsonl: no passages"),
-        ("train", [{**QUESTION, "answers": "Anna"}], "field 'answers' should be a list, like [\"…\"], found 'Anna'"),
+        ("train", [{**QUESTION, "answers": 7}], "field 'answers' should be a list, like [\"…\"], found 7"),
         ("train", [{**QUESTION, "answers": ["Anna", "The"]}], "question 'q1': nothing of the answer 'The' is left"),
         ("train", ['{"id": "q1", "text": "\\ud83d", "answers": ["a"]}'], "train.jsonl, line 1: not a JSON object"),
         ("train", [], "train.jsonl: no questions"),
