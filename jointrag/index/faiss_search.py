@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,8 @@ def make(config: IndexConfig, dim: int) -> Any:
 
 
 def fill(index: Any, vectors: Vectors, config: IndexConfig) -> None:
-    """Train on a random sample and add everything, block by block. Says beforehand what that takes."""
+    """Train an empty index on a random sample and add everything, block by block. Says beforehand what that takes."""
+    assert index.ntotal == 0
     parts = Parts.of(index)
     sample = 0 if index.is_trained else num_training(config, parts, len(vectors))
     logger.info("%s: %s", config.factory, estimate(parts, len(vectors), sample))
@@ -145,15 +147,31 @@ def fill(index: Any, vectors: Vectors, config: IndexConfig) -> None:
         _train(index, parts, vectors, sample, config)
     parts.reserve(len(vectors))
     started, num_blocks = time.monotonic(), sum(1 for _ in vectors.blocks(_VECTORS_AT_ONCE))
-    for block in progress(vectors.blocks(_VECTORS_AT_ONCE), "adding vectors, block", total=num_blocks):
-        whole = block.astype(np.float32)
-        try:
-            index.add(signs(whole) if is_binary(config) else whole)
-        except RuntimeError as error:
-            raise ValueError(
-                f"index.factory={config.factory!r}: Faiss does not add to such an index ({error})"
-            ) from None
+    blocks = progress(vectors.blocks(_VECTORS_AT_ONCE), "adding vectors, block", total=num_blocks)
+    try:
+        _add(index, blocks, len(vectors))
+    except RuntimeError as error:
+        raise ValueError(f"index.factory={config.factory!r}: Faiss adds nothing to this ({error})") from None
     logger.info("%s: vectors added in %.1f s", config.factory, time.monotonic() - started)
+
+
+def _add(index: Any, blocks: Iterable[NDArray[np.float16]], num_vectors: int) -> None:
+    """Blocks go through one piece of memory; those of a flat index straight to where they stay."""
+    import faiss
+
+    if isinstance(index, faiss.IndexFlat):
+        index.codes.resize(num_vectors * index.code_size)
+        codes = faiss.rev_swig_ptr(index.codes.data(), num_vectors * index.code_size)
+        rows = codes.view(np.float32).reshape(num_vectors, index.d)
+        for block in blocks:
+            np.copyto(rows[index.ntotal : index.ntotal + len(block)], block)
+            index.ntotal += len(block)
+        return
+    room = np.empty((_VECTORS_AT_ONCE, index.d), dtype=np.float32)
+    for block in blocks:
+        whole = room[: len(block)]
+        np.copyto(whole, block)
+        index.add(signs(whole) if isinstance(index, faiss.IndexBinary) else whole)
 
 
 def num_training(config: IndexConfig, parts: Parts, num_vectors: int) -> int:
