@@ -1,7 +1,7 @@
 """How fast is a corpus encoded on a CPU? Ours, and sentence-transformers' encode.
 
     python -m benchmarks.encode            # writes benchmarks/results/encode.json
-    python -m benchmarks.encode --quick    # some 120 passages, once: does the script run?
+    python -m benchmarks.encode --quick    # some 60 passages, once: does the script run?
 
 all-MiniLM-L6-v2 (extra `bench`) encodes the passages of musique, and those of musique and t2ranking in turn, whose
 lengths and scripts are mixed. Each side does the whole job: it reads JSON lines from the disk, tokenises, encodes and
@@ -71,7 +71,7 @@ Encoding = Callable[[Path, Path], Vectors]  # (a corpus, an empty folder) -> wha
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quick", action="store_true", help="some 120 passages, one round; writes no file unless --out is given"
+        "--quick", action="store_true", help="some 60 passages, one round; writes no file unless --out is given"
     )
     parser.add_argument("--out", type=Path, help="default: encode.json in benchmarks/results/; none with --quick")
     parser.add_argument("--samples", type=Path, default=SAMPLES, help="holds t2ranking/ and musique/ (%(default)s)")
@@ -88,7 +88,7 @@ def main() -> int:
     cases: list[Case] = []
     sizes, batch_sizes = [], []
     with tempfile.TemporaryDirectory() as folder:
-        asked = {name: questions(name, 3 if given.quick else None, given.samples, Path(folder)) for name in DATA}
+        asked = {name: questions(name, 1 if given.quick else None, given.samples, Path(folder)) for name in DATA}
         for name, sources in CORPORA.items():
             texts = in_turn([passages(asked[source]) for source in sources])
             cases.append(same_vectors(name, encoders[OURS], model, texts[:: max(1, len(texts) // 100)]))
