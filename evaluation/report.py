@@ -102,6 +102,7 @@ def _content(
         "per_type": tables.per_type(scores),
         "behaviour": tables.behaviour(scores),
         "stages": tables.stage_times(stages),
+        "index": tables.search_index(stages),
     }
     return Content(
         scores=scores,
@@ -166,6 +167,8 @@ def _markdown(content: Content) -> str:
     parts += ["## What the agents do", tables.markdown(content.tables["behaviour"])]
     parts += _markdown_examples(content.examples)
     parts += ["## Time, settings, versions", tables.markdown(content.tables["stages"])]
+    if "index" in content.tables:
+        parts.append(tables.markdown(content.tables["index"]))
     parts.append(
         "\n".join(f"    {line}" for line in content.settings.splitlines())
     )  # indented: no fence to break out of

@@ -203,6 +203,19 @@ def stage_times(stages: Sequence[dict[str, Any]]) -> Table:
     )
 
 
+def search_index(stages: Sequence[dict[str, Any]]) -> Table | None:
+    """How large the index is, and how much of what exact search finds it finds."""
+    metrics = next((stage["metrics"] for stage in stages if stage["stage"] == "index"), None)
+    if metrics is None:
+        return None
+    rows = [("passages", f"{metrics['index/passages']:,.0f}"), ("on disk", f"{metrics['index/bytes'] / 1e6:,.1f} MB")]
+    if "index/recall@10" in metrics:
+        rows.append(("recall@10 against exact search", points(metrics["index/recall@10"])))
+    return Table(
+        "The index", ("", "value"), tuple(rows), "Recall: of the 10 passages nearest to a query, those that it finds."
+    )
+
+
 def pair(comparison: Comparison) -> str:
     return f"{label(comparison.system)} − {label(comparison.baseline)}"
 

@@ -69,7 +69,7 @@ class Parts:
         return codes + self.packed_size + in_clusters + graph
 
     def reserve(self, num_vectors: int) -> None:
-        """Room for so many vectors, taken once: growing by halves would copy, and need twice the memory and more."""
+        """Room for so many vectors in an empty index, taken once: growing would copy, and need twice the memory."""
         import faiss
 
         for part in self.flat:

@@ -137,7 +137,8 @@ def make(config: IndexConfig, dim: int) -> Any:
 
 
 def fill(index: Any, vectors: Vectors, config: IndexConfig) -> None:
-    """Train on a random sample and add everything, block by block. Says beforehand what that takes."""
+    """Train an empty index on a random sample and add everything, block by block. Says beforehand what that takes."""
+    assert index.ntotal == 0
     parts = Parts.of(index)
     sample = 0 if index.is_trained else num_training(config, parts, len(vectors))
     logger.info("%s: %s", config.factory, estimate(parts, len(vectors), sample))

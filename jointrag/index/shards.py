@@ -65,14 +65,16 @@ class Shards:
         model: Path,
         shard_size: int = 16_384,
         truncate_dim: int | None = None,
+        variant: str = "",
     ) -> Shards:
         """Write down in `folder` what is to be made; shards of another plan are removed.
 
         `corpus`: a folder that jointrag.corpus.build wrote; `model`: the encoder's. Every shard has `shard_size`
-        passages, but for the last one.
+        passages, but for the last one. `variant`: whatever else decides what the vectors are, such as a back end that
+        computes in int8.
         """
         num_passages = len(Corpus.open(corpus))
-        content = [corpus_fingerprint, fingerprint(model), shard_size, truncate_dim]
+        content = [corpus_fingerprint, fingerprint(model), shard_size, truncate_dim, variant]
         plan = Plan(
             hashlib.sha256(json.dumps(content).encode()).hexdigest(),
             num_passages,

@@ -23,6 +23,12 @@ HOSTILE = "<img src=x onerror=\"document.title='hit'\"> <b>Bold</b> | `code` ![p
 STAGES = [
     {"stage": "prepare", "seconds": 0.1, "cached": True, "metrics": {}},
     {
+        "stage": "index",
+        "seconds": 3.0,
+        "cached": False,
+        "metrics": {"index/passages": 12_345.0, "index/bytes": 6.5e6, "index/recall@10": 0.973},
+    },
+    {
         "stage": "mappo",
         "seconds": 424.0,
         "cached": False,
@@ -92,6 +98,14 @@ def make(tmp_path: Path, shares: dict[str, float], num_questions: int = 300, num
         out=out,
     )
     return out
+
+
+def test_the_recall_of_the_index_is_shown(tmp_path: Path) -> None:
+    out = make(tmp_path, {"warm_start": 0.4, "mappo": 0.6}, num_questions=30)
+    markdown = (out / "report.md").read_text()
+    assert "| passages | 12,345 |\n| on disk | 6.5 MB |\n| recall@10 against exact search | 97.3 |" in markdown
+    page = (out / "report.html").read_text()
+    assert "recall@10 against exact search" in page and "97.3" in page
 
 
 @pytest.mark.parametrize(
@@ -185,7 +199,7 @@ def test_markdown_renders_to_tables_and_a_picture(tmp_path: Path) -> None:
     markdown_it = pytest.importorskip("markdown_it")
     text = (make(tmp_path, {"warm_start": 0.3, "control": 0.5, "mappo": 0.7}) / "report.md").read_text()
     page = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-    assert page.count("<table>") == 5
+    assert page.count("<table>") == 6
     assert page.count("<img") == 1
     assert '<img src="data:image/png;base64,' in page
 
