@@ -20,14 +20,8 @@ from jointrag import encoders
 from jointrag.encoders import Encoder, Kind
 from tests.tiny_retrievers import WORDS, sentences, tiny_decoder, tiny_encoder
 
-TEXTS = [
-    *sentences(45, seed=1),
-    "",
-    " ".join(WORDS * 4),
-    "谁发明了电话?",
-    "贝尔在一八七六年得到电话的专利。" * 30,
-    "best dix",
-]
+OTHERS = ["", " ".join(WORDS * 4), "谁发明了电话?", "贝尔在一八七六年得到电话的专利。" * 30, "best dix"]
+TEXTS = [*sentences(45, seed=1), *OTHERS]
 
 
 def with_prompts() -> SentenceTransformer:
