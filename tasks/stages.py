@@ -30,7 +30,9 @@ LATE_INTERACTION = Stage(
     "late_interaction", "trainers.late_interaction:train", takes=TRAINING, parallel=True, resumable=True
 )
 RERANKER = Stage("reranker", "trainers.reranker:train", takes=TRAINING, parallel=True, resumable=True)
-AGENT_DATA = Stage("agent_data", "trainers.agent_data:build", takes=frozenset({"seed"}), own_process=False)
+AGENT_DATA = Stage(
+    "agent_data", "trainers.agent_data:build", version=2, takes=frozenset({"seed", "tracker"}), own_process=False
+)
 WARM_START = Stage("warm_start", "trainers.warm_start:train", takes=TRAINING, parallel=True)
 MAPPO = Stage("mappo", "trainers.mappo:train", takes=TRAINING, parallel=True, sharded=True, resumable=True)
 CONTROL = Stage("control", "trainers.warm_start:train_control", takes=TRAINING, parallel=True)

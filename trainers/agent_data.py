@@ -17,19 +17,29 @@ import numpy as np
 from jointrag.agents import Agent, Chain, build_chain
 from jointrag.agents.selector import Selector
 from jointrag.config import AgentDataConfig, AgentsConfig
-from jointrag.jsonl import read_jsonl, write_jsonl
+from jointrag.jsonl import read_jsonl, write_atomically, write_jsonl
 from jointrag.pipeline import walk
 from jointrag.progress import progress
 from jointrag.retrieval import HttpRetriever, Retriever
+from jointrag.tracking import NoTracker, Tracker
 from jointrag.types import Episode, Example, Passage, Question
+from trainers import data_card
 
 QUESTIONS_PER_REQUEST = 256
 
 
 def build(
-    config: AgentDataConfig, agents: AgentsConfig, *, prepared: Path, retrieval_url: str, seed: int, out: Path
+    config: AgentDataConfig,
+    agents: AgentsConfig,
+    *,
+    prepared: Path,
+    retrieval_url: str,
+    seed: int,
+    out: Path,
+    tracker: Tracker = NoTracker(),
 ) -> dict[str, float]:
-    """Write {warm_start,reading,control}.jsonl (Example) and {questions,dev}.jsonl (Question) below `out`."""
+    """Write the examples, {warm_start,reading,control}.jsonl, the questions, {questions,dev}.jsonl, and data_card.md
+    below `out`."""
     rng = np.random.default_rng(seed)
     chain, retriever = build_chain(agents), HttpRetriever(retrieval_url)
     passages = {p.id: p for p in read_jsonl(prepared / "corpus.jsonl", Passage)} if config.num_reading_examples else {}
@@ -49,7 +59,10 @@ def build(
     }
     if not labelled or not counts["questions"]:
         raise ValueError(f"{prepared}/questions: source.jsonl or train.jsonl is empty; both need at least one question")
-    return {f"agent_data/{name}": float(count) for name, count in counts.items()}
+    card = data_card.card(labelled, counts, seed)
+    write_atomically(out / "data_card.md", card)
+    tracker.log_text(card, "data_card.md")
+    return {f"agent_data/{name}": float(count) for name, count in counts.items()} | data_card.metrics(episodes)
 
 
 @dataclass(frozen=True)

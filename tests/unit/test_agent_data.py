@@ -10,6 +10,7 @@ from jointrag.config import AgentsConfig
 from jointrag.generation import GREEDY, Completion
 from jointrag.pipeline import answer
 from jointrag.types import Episode, Hit, Passage, Question
+from trainers import data_card
 from trainers.agent_data import label, reading_examples
 
 PASSAGES = {
@@ -93,3 +94,19 @@ def test_reading_examples_need_gold_passages():
     (labelled,) = label([plain], CHAIN, EverythingRetriever())
     with pytest.raises(ValueError, match="num_reading_examples"):
         list(reading_examples([labelled.episode], PASSAGES, CHAIN, 1, np.random.default_rng(0)))
+
+
+def test_the_data_card_says_what_there_is_and_how_good_the_labels_are():
+    plain = Question("q9", "Who is Olga Holm?", ("a person",), "", ("x",))
+    labelled = list(label([BRIDGE, plain], CHAIN, EverythingRetriever()))
+    card = data_card.card(labelled, {"warm_start": 5, "questions": 2}, seed=0)
+    assert "| warm_start | 5 |" in card
+    assert "| selector | 2 | 100% |" in card
+    assert "| generator | 1 | 50% |" in card
+    assert "| bridge | 1 | 1 | 2.00 | 100% | 100% | 100% | 100% |" in card
+    assert "- 0 (chosen, gold): Silent Harbor was directed by Anna Berg." in card
+    assert "learns to answer: (nothing: no passage holds the answer)" in card
+    found = data_card.metrics(one.episode for one in labelled)
+    assert found["agent_data/gold_found"] == 1.0
+    assert found["agent_data/label_recall"] == 1.0
+    assert data_card.metrics([]) == {}
