@@ -93,9 +93,8 @@ def rescore(config: IndexConfig) -> int:
 
 def signs(vectors: NDArray[np.floating]) -> NDArray[np.uint8]:
     """The signs of `vectors` [n, dim] as bits [n, dim / 8]."""
-    if vectors.dtype == np.float16:
-        vectors = vectors.view(np.int16)  # is above 0 when the number is, and quick to compare
-    return np.packbits(vectors > 0, axis=1)
+    is_half = vectors.dtype == np.float16  # whose bits, read as an integer, are above 0 when it is: quick to compare
+    return np.packbits((vectors.view(np.int16) if is_half else vectors) > 0, axis=1)
 
 
 def _cosines(distances: NDArray[np.int32], dim: int) -> NDArray[np.float32]:

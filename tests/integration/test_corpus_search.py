@@ -12,6 +12,7 @@ import pytest
 
 from jointrag.config import NegativesConfig
 from jointrag.encoders import Encoder
+from jointrag.index import exact
 from jointrag.jsonl import read_jsonl, write_jsonl
 from jointrag.types import Passage, Question
 from trainers.negatives import mine
@@ -27,7 +28,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several of everything, although the corpus has 128 passages."""
     monkeypatch.setattr(corpus_search, "_BLOCK", 48)
     monkeypatch.setattr(corpus_search, "_PASSAGES_AT_ONCE", 20)
-    monkeypatch.setattr(corpus_search, "_QUERIES_AT_ONCE", 2)
+    monkeypatch.setattr(exact, "_QUERIES_AT_ONCE", 2)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +303,7 @@ def test_the_memory_said_beforehand_is_what_the_index_takes(
 
 
 @pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Two GPUs, as far as Faiss's Python code says; what is asked of them."""
     asked: list[tuple[Any, ...]] = []
 
