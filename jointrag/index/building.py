@@ -124,6 +124,11 @@ class _Encoding:
             shard_size=config.shard_size,
             truncate_dim=config.truncate_dim,
         )
+        logger.info(
+            "vectors: %d of %d dimensions, %.1f MB on disk", len(corpus), self._dim, len(corpus) * self._dim / 5e5
+        )
+        if isinstance(config, IndexConfig):
+            logger.info("%s", faiss_search.describe(self._index, config, len(corpus)))
         self._embed(shards, num_processes)
         vectors = shards.vectors()
         if isinstance(config, IndexConfig):

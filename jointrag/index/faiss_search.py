@@ -139,14 +139,19 @@ def make(config: IndexConfig, dim: int) -> Any:
     return index
 
 
+def describe(index: Any, config: IndexConfig, num_vectors: int) -> str:
+    """What filling it will take: memory, time, how many vectors are learned from."""
+    parts = Parts.of(index)
+    sample = 0 if index.is_trained else num_training(config, parts, num_vectors)
+    return f"{config.factory}: {estimate(parts, num_vectors, sample)}"
+
+
 def fill(index: Any, vectors: Vectors, config: IndexConfig) -> None:
-    """Train an empty index on a random sample and add everything, block by block. Says beforehand what that takes."""
+    """Train an empty index on a random sample and add everything, block by block."""
     assert index.ntotal == 0
     parts = Parts.of(index)
-    sample = 0 if index.is_trained else num_training(config, parts, len(vectors))
-    logger.info("%s: %s", config.factory, estimate(parts, len(vectors), sample))
-    if sample:
-        _train(index, parts, vectors, sample, config)
+    if not index.is_trained:
+        _train(index, parts, vectors, num_training(config, parts, len(vectors)), config)
     parts.reserve(len(vectors))
     at_once = _CODED_AT_ONCE if parts.ivf is None and parts.graph is None else _VECTORS_AT_ONCE
     started, num_blocks = time.monotonic(), sum(1 for _ in vectors.blocks(at_once))

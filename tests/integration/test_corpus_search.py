@@ -116,7 +116,7 @@ def test_an_index_that_is_built_already(world: Path, model: Path, index_dir: Pat
     by_encoder = open_search(model, corpus, work=tmp_path, device="cpu")
     one, other = by_index.search(QUERIES, 5, OWN), by_encoder.search(QUERIES, 5, OWN)
     assert isinstance(by_encoder, EncoderSearch) and not isinstance(by_index, EncoderSearch)
-    np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+    np.testing.assert_allclose(one.scores, other.scores, atol=2e-4)  # an index keeps fp16
     assert [pytest.approx(row, abs=1e-5) for row in one.own] == other.own
     assert len({by_index.fingerprint, by_encoder.fingerprint}) == 2
     write_jsonl(tmp_path / "other.jsonl", [Passage("1", "", "another one")])
