@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from jointrag.artifacts import Artifact, Recipe, produce
-from jointrag.config import Bm25IndexConfig, IndexConfig, TorchIndexConfig
+from jointrag.config import Bm25IndexConfig, HybridIndexConfig, IndexConfig, TorchIndexConfig
 from jointrag.encoders import Encoder
-from jointrag.index import Shards, Vectors, build, load
+from jointrag.index import Shards, Vectors, build, load, plan
 from jointrag.index.encoding import encode_in_processes
 from jointrag.index.recall import recall, sample_queries
 from jointrag.index.search import open_dense
@@ -186,6 +186,21 @@ def test_shards_can_be_made_one_by_one_in_any_order(retriever_dir: Path, index_d
         shards.encode(3, encoder)
     shards.encode(1, encoder)
     np.testing.assert_allclose(everything(index_dir), shards.vectors()[np.arange(128)], atol=1e-3)
+
+
+def test_a_build_finds_shards_that_were_made_elsewhere(
+    world: Path, retriever_dir: Path, tmp_path: Path, encoded: list[int]
+) -> None:
+    config = HybridIndexConfig(dense=IndexConfig(shard_size=64, truncate_dim=32))
+    shards = plan(config, prepared=world, retriever=retriever_dir, out=tmp_path / "index")
+    encoder = Encoder.load(shards.model, "cpu")
+    for number in shards.missing():
+        Shards.open(tmp_path / "index" / "vectors").encode(number, encoder)
+    build(config, prepared=world, retriever=retriever_dir, out=tmp_path / "index", device="cpu")
+    assert encoded == [64, 64]
+    assert load(tmp_path / "index", "cpu").info.dim == 32
+    with pytest.raises(ValueError, match="type bm25 has no vectors"):
+        plan(Bm25IndexConfig(), prepared=world, retriever=retriever_dir, out=tmp_path / "index")
 
 
 def test_vectors_are_read_by_place_and_by_block() -> None:
