@@ -84,10 +84,10 @@ def build(
 def plan(config: IndexSection, *, prepared: Path, retriever: Path, out: Path) -> Shards:
     """What `build` does before it embeds, for those who embed elsewhere: on other machines, as tasks of their own.
 
-        shards = plan(config, prepared=…, retriever=…, out=out)
-        for number in shards.missing():          # each wherever `out` can be read and written
-            Shards.open(out / "vectors").encode(number, encoder)
-        build(config, prepared=…, retriever=…, out=out)   # finds the shards
+    shards = plan(config, prepared=…, retriever=…, out=out)
+    for number in shards.missing():          # each wherever `out` can be read and written
+        Shards.open(out / "vectors").encode(number, encoder)
+    build(config, prepared=…, retriever=…, out=out)   # finds the shards
     """
     dense = config.dense if isinstance(config, HybridIndexConfig) else config
     if isinstance(dense, Bm25IndexConfig):

@@ -81,7 +81,9 @@ def test_the_kind_of_an_index_is_chosen_by_its_type() -> None:
     assert resolve("paper", ["index.type=bm25", "index.language=german"]).index == Bm25IndexConfig(language="german")
     hybrid = resolve("demo", ["index.type=hybrid", "index.dense={type: torch, truncate_dim: 64}"]).index
     assert hybrid == HybridIndexConfig(dense=TorchIndexConfig(truncate_dim=64))
-    with pytest.raises(ConfigError, match=r"unknown setting index.factory: index of kind 'torch' has none of that name"):
+    with pytest.raises(
+        ConfigError, match=r"unknown setting index.factory: index of kind 'torch' has none of that name"
+    ):
         resolve("demo", ["index.type=torch", "index.factory=Flat"])
 
 
