@@ -70,6 +70,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="20,000 vectors, one round; no file unless --out is given")
     parser.add_argument("--out", type=Path, help="default: index.json in benchmarks/results/; none with --quick")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--num-vectors", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, default=record.num_cores())
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--work", type=Path, help="a folder for some 6 GB, removed at the end; default: the system's")
@@ -80,7 +81,7 @@ def main() -> int:
         side, kind, folder = given.build
         print(json.dumps(build(side, kinds[kind], Path(folder))))
         return 0
-    count, dim, num_queries = (20_000, 64, 100) if given.quick else (1_000_000, 384, 1_000)
+    count, dim, num_queries = (20_000, 64, 100) if given.quick else (given.num_vectors, 384, 1_000)
     rounds = 1 if given.quick else given.rounds
     with tempfile.TemporaryDirectory(dir=given.work) as name:
         folder = Path(name)

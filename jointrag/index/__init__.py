@@ -10,9 +10,9 @@ faiss_search.py, exact.py (torch), jointrag/bm25.py   ways to search; search.py 
 building.py    corpus, vectors, index and recall, one after the other
 """
 
-from jointrag.index.building import build
+from jointrag.index.building import build, plan
 from jointrag.index.info import IndexInfo
 from jointrag.index.search import SearchIndex, load
 from jointrag.index.shards import Shards, Vectors
 
-__all__ = ["IndexInfo", "SearchIndex", "Shards", "Vectors", "build", "load"]
+__all__ = ["IndexInfo", "SearchIndex", "Shards", "Vectors", "build", "load", "plan"]

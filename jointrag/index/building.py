@@ -81,6 +81,32 @@ def build(
     return metrics if made.recall is None else metrics | {"index/recall@10": made.recall}
 
 
+def plan(config: IndexSection, *, prepared: Path, retriever: Path, out: Path) -> Shards:
+    """What `build` does before it embeds, for those who embed elsewhere: on other machines, as tasks of their own.
+
+    shards = plan(config, prepared=…, retriever=…, out=out)
+    for number in shards.missing():          # each wherever `out` can be read and written
+        Shards.open(out / "vectors").encode(number, encoder)
+    build(config, prepared=…, retriever=…, out=out)   # finds the shards
+    """
+    dense = config.dense if isinstance(config, HybridIndexConfig) else config
+    if isinstance(dense, Bm25IndexConfig):
+        raise ValueError("an index of type bm25 has no vectors to plan")
+    out.mkdir(parents=True, exist_ok=True)
+    return _plan(dense, retriever / "model", corpus_files.build(prepared / "corpus.jsonl", out / CORPUS), out)
+
+
+def _plan(config: IndexConfig | TorchIndexConfig, model: Path, corpus_fingerprint: str, out: Path) -> Shards:
+    return Shards.plan(
+        out / VECTORS,
+        corpus=out / CORPUS,
+        corpus_fingerprint=corpus_fingerprint,
+        model=model,
+        shard_size=config.shard_size,
+        truncate_dim=config.truncate_dim,
+    )
+
+
 def _build_bm25(config: Bm25IndexConfig, corpus: Corpus, out: Path) -> None:
     texts = progress((passage.contents for passage in corpus), "indexing words, passage", total=len(corpus))
     BM25.build(texts, scratch=out, language=config.language, k1=config.k1, b=config.b).save(out / BM25_FILES)
@@ -116,14 +142,12 @@ class _Encoding:
 
     def make(self, prepared: Path, corpus: Corpus, corpus_fingerprint: str, out: Path, num_processes: int) -> _Made:
         config = self._config
-        shards = Shards.plan(
-            out / VECTORS,
-            corpus=out / CORPUS,
-            corpus_fingerprint=corpus_fingerprint,
-            model=self._model,
-            shard_size=config.shard_size,
-            truncate_dim=config.truncate_dim,
+        shards = _plan(config, self._model, corpus_fingerprint, out)
+        logger.info(
+            "vectors: %d of %d dimensions, %.1f MB on disk", len(corpus), self._dim, len(corpus) * self._dim / 5e5
         )
+        if isinstance(config, IndexConfig):
+            logger.info("%s", faiss_search.describe(self._index, config, len(corpus)))
         self._embed(shards, num_processes)
         vectors = shards.vectors()
         if isinstance(config, IndexConfig):

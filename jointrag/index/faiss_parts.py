@@ -48,7 +48,8 @@ class Parts:
         if isinstance(inner, faiss.IndexHNSW):
             return cls(inner, inner.d, graph=inner.hnsw, flat=cls._of(inner.storage).flat)
         if isinstance(inner, faiss.IndexFastScan):
-            return cls(inner, inner.d, packed_size=inner.code_size)
+            codes: Any = inner
+            return cls(inner, inner.d, packed_size=codes.code_size)
         return cls(inner, inner.d, flat=(inner,) if isinstance(inner, faiss.IndexFlatCodes) else ())
 
     @property

@@ -21,6 +21,20 @@ def build(tmp_path: Path, texts: Sequence[str] = TEXTS, language: str = "none") 
     return BM25.build(texts, scratch=tmp_path, language=language)
 
 
+def test_what_is_saved_scores_the_same_when_it_is_loaded(tmp_path: Path) -> None:
+    built = build(tmp_path, [*TEXTS, "東京の塔", "swimming Fische"], "english")
+    built.save(tmp_path / "bm25")
+    loaded = BM25.load(tmp_path / "bm25")
+    queries = ["red fishes swim", "東京", "nothing of it", ""]
+    for before, after in zip(built.search(queries, 5), loaded.search(queries, 5), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert loaded.score("red fish", TEXTS) == built.score("red fish", TEXTS)
+    assert len(loaded) == 6
+    (tmp_path / "bm25" / "words.json").write_text('["red"]')
+    with pytest.raises(ValueError, match="do not belong together; build the index again"):
+        BM25.load(tmp_path / "bm25")
+
+
 def test_scores_by_hand(tmp_path: Path) -> None:
     positions, scores = build(tmp_path).search(["red fish"], k=4)
     lengths = [2, 4, 3, 1]  # "a" is no word

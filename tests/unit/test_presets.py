@@ -9,7 +9,16 @@ import yaml
 from flows.command_line import STAGES
 from flows.opening import Preset, StageName
 from jointrag import presets
-from jointrag.config import FilesDataset, PretrainedEncoder, PretrainedLM, SyntheticDataset
+from jointrag.config import (
+    Bm25IndexConfig,
+    FilesDataset,
+    HybridIndexConfig,
+    IndexConfig,
+    PretrainedEncoder,
+    PretrainedLM,
+    SyntheticDataset,
+    TorchIndexConfig,
+)
 from jointrag.presets import ConfigError, resolve
 from tasks import stages
 from tasks.run import Stage
@@ -65,6 +74,17 @@ def test_overrides_as_dictionaries() -> None:
         == resolve("demo", {"mappo.num_steps": 50, "seed": 3})
         == resolve("demo", ["mappo.num_steps=50", "seed=3"])
     )
+
+
+def test_the_kind_of_an_index_is_chosen_by_its_type() -> None:
+    assert resolve("paper").index == IndexConfig(batch_size=1024)
+    assert resolve("paper", ["index.type=bm25", "index.language=german"]).index == Bm25IndexConfig(language="german")
+    hybrid = resolve("demo", ["index.type=hybrid", "index.dense={type: torch, truncate_dim: 64}"]).index
+    assert hybrid == HybridIndexConfig(dense=TorchIndexConfig(truncate_dim=64))
+    with pytest.raises(
+        ConfigError, match=r"unknown setting index.factory: index of kind 'torch' has none of that name"
+    ):
+        resolve("demo", ["index.type=torch", "index.factory=Flat"])
 
 
 def test_another_kind_of_section_starts_from_its_own_defaults() -> None:

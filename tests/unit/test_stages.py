@@ -37,6 +37,16 @@ def test_a_reward_function_counts_by_its_code(tmp_path: Path, monkeypatch: pytes
     assert mappo_sources(setting) != before
 
 
+@pytest.mark.parametrize("kind, inputs", [("bm25", {"prepared"}), ("hybrid", {"prepared", "retriever"})])
+def test_an_index_of_words_does_not_depend_on_the_retriever(kind: str, inputs: set[str]) -> None:
+    given: dict[str, Any] = {}
+    run: Any = SimpleNamespace(
+        config=resolve("smoke", [f"index.type={kind}"]), build=lambda _, sections, inputs: given.update(inputs)
+    )
+    stages.index(run, Artifact("prepare", Path("any"), "a"), Artifact("retriever", Path("any"), "b"))
+    assert set(given) == inputs
+
+
 @pytest.mark.parametrize("flow", [full_pipeline, train_agents, evaluate_rag, train_retrieval, build_index])
 def test_every_flow_can_make_its_retriever_in_every_way(flow: Any) -> None:
     """A stage that is not in the chain has no number on the console, and the run would end there."""
