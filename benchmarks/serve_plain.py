@@ -15,7 +15,7 @@ from pathlib import Path
 
 import faiss
 import torch
-from flask import Flask, jsonify, request
+from flask import Flask, Response, jsonify, request
 from waitress.server import create_server
 
 from jointrag.retrieval import InProcessRetriever
@@ -35,7 +35,7 @@ def main() -> int:
     app = Flask("plain")
 
     @app.post("/search")
-    def search() -> object:
+    def search() -> Response:
         body = request.get_json()
         with turn:
             found = retriever.search(body["questions"], body["N"])

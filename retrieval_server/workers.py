@@ -130,7 +130,7 @@ class _Team:
                 *(sys.executable, "-m", "retrieval_server", "--exit-with-parent", "--fd", str(fd)),
                 *(
                     "--index",
-                    str(shared_state.read(self._state)[0]),
+                    str(index),
                     "--shared-state",
                     str(self._state),
                     *worker.options,

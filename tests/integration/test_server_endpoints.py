@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def test_search_r1s_clients_can_read_it(url: str) -> None:
     """Title: the first line; the rest is the text. Also of a passage that has no title."""
 
     class NoTitle:
-        def search(self, queries: list[str], k: int) -> list[list[Hit]]:
+        def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
             return [[Hit(Passage("1", "", "first\nsecond"), 0.5)] for _ in queries]
 
     with listening(service_over(NoTitle())) as address:
@@ -223,6 +223,7 @@ def test_metrics_count_what_happened() -> None:
     assert samples["retrieval_request_seconds_count", "/v1/search"] == 4
     assert samples["retrieval_request_seconds_bucket", "+Inf", "/v1/search"] == 4
     assert (samples["retrieval_cache_hits_total",], samples["retrieval_cache_misses_total",]) == (3, 3)
+    # the warm-up was a batch, too
     assert (samples["retrieval_batch_queries_count",], samples["retrieval_batch_queries_sum",]) == (
         3,
         4,

@@ -60,7 +60,7 @@ def service(indexes: Indexes) -> Service:
     return service
 
 
-def reload(url: str, status: int, **body: object) -> dict[str, object]:
+def reload(url: str, status: int, **body: str | bool) -> dict[str, object]:
     answer = requests.post(f"{url}/v1/reload", json=body, headers=TOKEN, timeout=30)
     assert answer.status_code == status, answer.text
     return answer.json()
