@@ -1,7 +1,7 @@
 """How many queries does the retrieval server answer on a CPU? Ours, and a plain Flask handler (serve_plain.py).
 
     python -m benchmarks.serve --workspace DIR    # writes benchmarks/results/serve.json; DIR keeps the indexes
-    python -m benchmarks.serve --quick            # 1,000 passages, one short round: does the script run?
+    python -m benchmarks.serve --quick            # 200 passages, one short round: does the script run?
 
 all-MiniLM-L6-v2 (extra `bench`), 100,000 passages made by recombining the sentences of hotpotqa and musique, 10 of them
 a query, a Flat and an IVF index. Both servers speak MMOA-RAG's POST /search, each in a process of its own with the same
@@ -68,12 +68,12 @@ class Effort:
 
     @classmethod
     def of(cls, quick: bool) -> Effort:
-        return cls(1_000, 1, 96, 500, 1) if quick else cls(100_000, 5, 800, 10_000, 7)
+        return cls(200, 1, 64, 300, 1) if quick else cls(100_000, 5, 800, 10_000, 7)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small corpus; writes no file unless --out is given")
+    parser.add_argument("--quick", action="store_true", help="200 passages; writes no file unless --out is given")
     parser.add_argument("--out", type=Path, help="default: serve.json in benchmarks/results/; none with --quick")
     parser.add_argument("--samples", type=Path, default=SAMPLES, help="holds hotpotqa/ and musique/ (%(default)s)")
     parser.add_argument("--workspace", type=Path, help="keeps corpus and indexes for the next time (default: nothing)")
@@ -83,7 +83,7 @@ def main() -> int:
     data = load_questions(given.samples)
     with ExitStack() as stack:
         workspace = given.workspace or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        clusters = 16 if given.quick else 1024
+        clusters = 4 if given.quick else 1024
         indexes = build_indexes(data, effort.num_passages, workspace, {"Flat": "Flat", "IVF": f"IVF{clusters},Flat"})
         queries = fresh_queries(data)
         measured = {name: measure(index, queries, effort) for name, index in indexes.items()}
@@ -215,7 +215,7 @@ def measure(index: Path, queries: Iterator[str], effort: Effort) -> Runs:
         for side in (PLAIN, LOCKED):  # the faster form; a short round is enough to tell
             with server(side, index) as url:
                 load(url, some(CLIENTS))
-                runs.fresh[side] = [load(url, some(max(96, effort.fresh // 4)))]
+                runs.fresh[side] = [load(url, some(max(CLIENTS, effort.fresh // 4)))]
         runs.form = max((PLAIN, LOCKED), key=lambda side: runs.fresh[side][0][0])
         runs.fresh = {OURS: [], runs.form: []}
         runs.repeated = {OURS: [], runs.form: []}
