@@ -44,7 +44,6 @@ from jointrag.types import Passage
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "serve.json"
-THREADS = 2
 K = 10
 CLIENTS = 32
 OURS, PLAIN, LOCKED = "ours", "plain", "plain, one at a time"
@@ -77,23 +76,24 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="default: serve.json in benchmarks/results/; none with --quick")
     parser.add_argument("--samples", type=Path, default=SAMPLES, help="holds hotpotqa/ and musique/ (%(default)s)")
     parser.add_argument("--workspace", type=Path, help="keeps corpus and indexes for the next time (default: nothing)")
+    parser.add_argument("--threads", type=int, default=2, help="of the models, on every side (%(default)s)")
     given = parser.parse_args()
     effort = Effort.of(given.quick)
-    os.environ["OMP_NUM_THREADS"] = str(THREADS)
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
     data = load_questions(given.samples)
     with ExitStack() as stack:
         workspace = given.workspace or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         clusters = 4 if given.quick else 1024
         indexes = build_indexes(data, effort.num_passages, workspace, {"Flat": "Flat", "IVF": f"IVF{clusters},Flat"})
         queries = fresh_queries(data)
-        measured = {name: measure(index, queries, effort) for name, index in indexes.items()}
+        measured = {name: measure(index, queries, effort, given.threads) for name, index in indexes.items()}
     cases = [case for name, runs in measured.items() for case in compare(name, runs)]
     print(record.table(cases))
     out = given.out or (None if given.quick else RESULTS)
     if out:
         forms = ", ".join(f"{name}: {runs.form}" for name, runs in measured.items())
         notes = NOTES.format(
-            passages=effort.num_passages, k=K, threads=THREADS, clients=CLIENTS, handlers=CLIENTS,
+            passages=effort.num_passages, k=K, threads=given.threads, clients=CLIENTS, handlers=CLIENTS,
             rounds=effort.rounds, forms=forms,
         )  # fmt: skip
         record.write(out, cases, notes)
@@ -154,14 +154,14 @@ def fresh_queries(data: RealQuestions) -> Iterator[str]:
 
 
 @contextmanager
-def server(side: str, index: Path) -> Iterator[str]:
+def server(side: str, index: Path, torch_threads: int) -> Iterator[str]:
     """Its address, once it is ready."""
     if side == OURS:
         module = ["retrieval_server", "--index", str(index), "--port", "0", "--device", "cpu"]
-        threads = ["--num-threads", str(CLIENTS), "--torch-threads", str(THREADS)]
+        threads = ["--num-threads", str(CLIENTS), "--torch-threads", str(torch_threads)]
     else:
         module = ["benchmarks.serve_plain", str(index), *(["--one-at-a-time"] if side == LOCKED else [])]
-        threads = ["--threads", str(CLIENTS), "--torch-threads", str(THREADS)]
+        threads = ["--threads", str(CLIENTS), "--torch-threads", str(torch_threads)]
     command = [sys.executable, "-m", *module, *threads]
     with tempfile.NamedTemporaryFile("w+") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
@@ -206,20 +206,20 @@ class Runs:
     form: str = PLAIN
 
 
-def measure(index: Path, queries: Iterator[str], effort: Effort) -> Runs:
+def measure(index: Path, queries: Iterator[str], effort: Effort, torch_threads: int) -> Runs:
     def some(count: int) -> list[str]:
         return list(itertools.islice(queries, count))
 
     runs = Runs()
-    with server(OURS, index) as ours:
+    with server(OURS, index, torch_threads) as ours:
         for side in (PLAIN, LOCKED):  # the faster form; a short round is enough to tell
-            with server(side, index) as url:
+            with server(side, index, torch_threads) as url:
                 load(url, some(CLIENTS))
                 runs.fresh[side] = [load(url, some(max(CLIENTS, effort.fresh // 4)))]
         runs.form = max((PLAIN, LOCKED), key=lambda side: runs.fresh[side][0][0])
         runs.fresh = {OURS: [], runs.form: []}
         runs.repeated = {OURS: [], runs.form: []}
-        with server(runs.form, index) as theirs:
+        with server(runs.form, index, torch_threads) as theirs:
             urls = {OURS: ours, runs.form: theirs}
             asked_before = some(200)
             for url in urls.values():
@@ -236,17 +236,17 @@ def measure(index: Path, queries: Iterator[str], effort: Effort) -> Runs:
                         f"{side}: {runs.fresh[side][-1][0]:.4g} fresh/s, {runs.repeated[side][-1][0]:.4g} repeated/s",
                         file=sys.stderr,
                     )
-        measure_large(runs, ours, index, some, effort.num_large)
+        measure_large(runs, ours, index, some, effort.num_large, torch_threads)
     return runs
 
 
-def measure_large(runs: Runs, url: str, index: Path, some: Any, count: int) -> None:
+def measure_large(runs: Runs, url: str, index: Path, some: Any, count: int, torch_threads: int) -> None:
     """A request of 256 queries, with the client's whole work, and the same number of queries without a server."""
     import torch
 
     from jointrag.retrieval import HttpRetriever, InProcessRetriever
 
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(torch_threads)
     client, direct = HttpRetriever(url, cache_size=0), InProcessRetriever.open(index, "cpu")
     for search in (client.search, direct.search):
         search(some(256), K)
