@@ -97,7 +97,7 @@ class Service:
         if self.reranker is None and self._open_reranker is not None:
             self.reranker = self._open_reranker()
         retriever, info = self._open_index(path)
-        self._batcher.search(["warm up"], 1, retriever)
+        self._batcher.run(lambda: retriever.search(["warm up"], 1), weight=0)  # even when the queue is full
         self._served = Served(
             path,
             generation,

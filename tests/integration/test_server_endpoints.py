@@ -250,7 +250,6 @@ def test_metrics_count_what_happened() -> None:
     assert samples["retrieval_request_seconds_count", "/v1/search"] == 4
     assert samples["retrieval_request_seconds_bucket", "+Inf", "/v1/search"] == 4
     assert (samples["retrieval_cache_hits_total",], samples["retrieval_cache_misses_total",]) == (3, 3)
-    # the warm-up was a batch, too
     assert (samples["retrieval_batch_queries_count",], samples["retrieval_batch_queries_sum",]) == (
         3,
         4,

@@ -130,6 +130,20 @@ def test_a_request_of_before_is_answered_by_the_index_of_before(service: Service
     service.close()
 
 
+def test_a_full_queue_does_not_keep_a_new_index_out(indexes: Indexes) -> None:
+    service = Service(ServerConfig(max_queued_queries=1, max_queries_per_request=1), indexes.open)
+    service.load(Path("first"))
+    gate = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        blocked = pool.submit(service._batcher.run, gate.wait, 1)
+        wait_until(lambda: service._batcher.num_queued == 1)
+        assert service.reload(Path("second"))["status"] == "loading"
+        gate.set()
+        assert blocked.result(10)
+    wait_until(lambda: service.served.generation == 2)
+    service.close()
+
+
 def test_many_swaps_under_load_drop_nothing(service: Service) -> None:
     stop = threading.Event()
     seen: list[set[str]] = []
