@@ -1,7 +1,7 @@
 """How many queries does the retrieval server answer on a CPU? Ours, and a plain Flask handler (serve_plain.py).
 
     python -m benchmarks.serve --workspace DIR    # writes benchmarks/results/serve.json; DIR keeps the indexes
-    python -m benchmarks.serve --quick            # 1,000 passages, one short round: does the script run?
+    python -m benchmarks.serve --quick            # 200 passages, one short round: does the script run?
 
 all-MiniLM-L6-v2 (extra `bench`), 100,000 passages made by recombining the sentences of hotpotqa and musique, 10 of them
 a query, a Flat and an IVF index. Both servers speak MMOA-RAG's POST /search, each in a process of its own with the same
@@ -44,12 +44,12 @@ from jointrag.types import Passage
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "serve.json"
-THREADS = 2
 K = 10
 CLIENTS = 32
 OURS, PLAIN, LOCKED = "ours", "plain", "plain, one at a time"
 NOTES = (
-    "all-MiniLM-L6-v2, {passages} passages, {k} a query, {threads} threads for the models, {clients} clients in one "
+    "all-MiniLM-L6-v2, {passages} passages, {k} a query, {threads} threads for the models (ours: in {workers} "
+    "process(es)), {clients} clients in one "
     "light process on the same machine; {handlers} handler threads of waitress on both sides. Median of {rounds} "
     "rounds, sides in turn; 99th percentile: median of those of the rounds. Theirs is the faster form of the plain "
     "server, by index: {forms}."
@@ -68,33 +68,44 @@ class Effort:
 
     @classmethod
     def of(cls, quick: bool) -> Effort:
-        return cls(1_000, 1, 96, 500, 1) if quick else cls(100_000, 5, 800, 10_000, 7)
+        return cls(200, 1, 64, 300, 1) if quick else cls(100_000, 5, 800, 10_000, 7)
+
+
+@dataclass(frozen=True)
+class Threads:
+    models: int  # for the models of a server
+    workers: int  # processes of ours, which share them
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small corpus; writes no file unless --out is given")
+    parser.add_argument("--quick", action="store_true", help="200 passages; writes no file unless --out is given")
     parser.add_argument("--out", type=Path, help="default: serve.json in benchmarks/results/; none with --quick")
     parser.add_argument("--samples", type=Path, default=SAMPLES, help="holds hotpotqa/ and musique/ (%(default)s)")
     parser.add_argument("--workspace", type=Path, help="keeps corpus and indexes for the next time (default: nothing)")
+    parser.add_argument("--threads", type=int, default=2, help="of the models, on every side (%(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="of ours, which share the threads (%(default)s)")
     given = parser.parse_args()
     effort = Effort.of(given.quick)
-    os.environ["OMP_NUM_THREADS"] = str(THREADS)
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
     data = load_questions(given.samples)
     with ExitStack() as stack:
         workspace = given.workspace or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        clusters = 16 if given.quick else 1024
+        clusters = 4 if given.quick else 1024
         indexes = build_indexes(data, effort.num_passages, workspace, {"Flat": "Flat", "IVF": f"IVF{clusters},Flat"})
         queries = fresh_queries(data)
-        measured = {name: measure(index, queries, effort) for name, index in indexes.items()}
+        measured = {
+            name: measure(index, queries, effort, Threads(given.threads, given.workers))
+            for name, index in indexes.items()
+        }
     cases = [case for name, runs in measured.items() for case in compare(name, runs)]
     print(record.table(cases))
     out = given.out or (None if given.quick else RESULTS)
     if out:
         forms = ", ".join(f"{name}: {runs.form}" for name, runs in measured.items())
         notes = NOTES.format(
-            passages=effort.num_passages, k=K, threads=THREADS, clients=CLIENTS, handlers=CLIENTS,
-            rounds=effort.rounds, forms=forms,
+            passages=effort.num_passages, k=K, threads=given.threads, workers=given.workers, clients=CLIENTS,
+            handlers=CLIENTS, rounds=effort.rounds, forms=forms,
         )  # fmt: skip
         record.write(out, cases, notes)
     return 0
@@ -154,15 +165,16 @@ def fresh_queries(data: RealQuestions) -> Iterator[str]:
 
 
 @contextmanager
-def server(side: str, index: Path) -> Iterator[str]:
+def server(side: str, index: Path, threads: Threads) -> Iterator[str]:
     """Its address, once it is ready."""
     if side == OURS:
         module = ["retrieval_server", "--index", str(index), "--port", "0", "--device", "cpu"]
-        threads = ["--num-threads", str(CLIENTS), "--torch-threads", str(THREADS)]
+        module += ["--workers", str(threads.workers)] if threads.workers > 1 else []
+        options = ["--num-threads", str(CLIENTS), "--torch-threads", str(max(1, threads.models // threads.workers))]
     else:
         module = ["benchmarks.serve_plain", str(index), *(["--one-at-a-time"] if side == LOCKED else [])]
-        threads = ["--threads", str(CLIENTS), "--torch-threads", str(THREADS)]
-    command = [sys.executable, "-m", *module, *threads]
+        options = ["--threads", str(CLIENTS), "--torch-threads", str(threads.models)]
+    command = [sys.executable, "-m", *module, *options]
     with tempfile.NamedTemporaryFile("w+") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -206,20 +218,20 @@ class Runs:
     form: str = PLAIN
 
 
-def measure(index: Path, queries: Iterator[str], effort: Effort) -> Runs:
+def measure(index: Path, queries: Iterator[str], effort: Effort, threads: Threads) -> Runs:
     def some(count: int) -> list[str]:
         return list(itertools.islice(queries, count))
 
     runs = Runs()
-    with server(OURS, index) as ours:
+    with server(OURS, index, threads) as ours:
         for side in (PLAIN, LOCKED):  # the faster form; a short round is enough to tell
-            with server(side, index) as url:
+            with server(side, index, threads) as url:
                 load(url, some(CLIENTS))
-                runs.fresh[side] = [load(url, some(max(96, effort.fresh // 4)))]
+                runs.fresh[side] = [load(url, some(max(CLIENTS, effort.fresh // 4)))]
         runs.form = max((PLAIN, LOCKED), key=lambda side: runs.fresh[side][0][0])
         runs.fresh = {OURS: [], runs.form: []}
         runs.repeated = {OURS: [], runs.form: []}
-        with server(runs.form, index) as theirs:
+        with server(runs.form, index, threads) as theirs:
             urls = {OURS: ours, runs.form: theirs}
             asked_before = some(200)
             for url in urls.values():
@@ -236,17 +248,17 @@ def measure(index: Path, queries: Iterator[str], effort: Effort) -> Runs:
                         f"{side}: {runs.fresh[side][-1][0]:.4g} fresh/s, {runs.repeated[side][-1][0]:.4g} repeated/s",
                         file=sys.stderr,
                     )
-        measure_large(runs, ours, index, some, effort.num_large)
+        measure_large(runs, ours, index, some, effort.num_large, threads.models)
     return runs
 
 
-def measure_large(runs: Runs, url: str, index: Path, some: Any, count: int) -> None:
+def measure_large(runs: Runs, url: str, index: Path, some: Any, count: int, torch_threads: int) -> None:
     """A request of 256 queries, with the client's whole work, and the same number of queries without a server."""
     import torch
 
     from jointrag.retrieval import HttpRetriever, InProcessRetriever
 
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(torch_threads)
     client, direct = HttpRetriever(url, cache_size=0), InProcessRetriever.open(index, "cpu")
     for search in (client.search, direct.search):
         search(some(256), K)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jointrag.types import Hit
+from retrieval_server.answers import NUM_QUERIES, Remembering
 from retrieval_server.bodies import Body, Refused
 from retrieval_server.listening import FOR_MONITORS, is_overflow
 from retrieval_server.metrics import CONTENT_TYPE
@@ -43,12 +44,17 @@ def create_app(service: Service, token: str | None = None) -> Flask:
     from werkzeug.exceptions import HTTPException
 
     app = Flask("retrieval_server")
+    app.wsgi_app = Remembering(app.wsgi_app, service)  # type: ignore[method-assign]
 
     def body(where_empty: bytes = b"") -> Body:
         most = service.config.max_body_bytes
         if (request.content_length or 0) > most:
             raise Refused(413, f"a body of {request.content_length} bytes; {most} are read (server.max_body_bytes)")
         return Body(request.get_data(cache=False) or where_empty, service.config)
+
+    def find(queries: list[str], k: int) -> list[list[Hit]]:
+        request.environ[NUM_QUERIES] = len(queries)
+        return service.search(queries, k)
 
     @app.before_request
     def admit() -> None:
@@ -68,7 +74,7 @@ def create_app(service: Service, token: str | None = None) -> Flask:
         with_text = asked.flag("texts", True)
         results = [
             [_row(hit, with_text) for hit in hits if min_score is None or hit.score >= min_score][:most]
-            for hits in service.search(queries, k)
+            for hits in find(queries, k)
         ]
         return _json({"results": results})
 
@@ -76,7 +82,7 @@ def create_app(service: Service, token: str | None = None) -> Flask:
     def search() -> Response:
         asked = body()
         questions, k = asked.queries("questions"), asked.k("N")
-        results = service.search(questions, k)
+        results = find(questions, k)
         return _json(
             [
                 {"question": question, "top_k_docs": [f"{hit.passage.title}\n{hit.passage.text}" for hit in hits]}
@@ -89,7 +95,7 @@ def create_app(service: Service, token: str | None = None) -> Flask:
         asked = body()
         queries, k = asked.queries("queries"), asked.k("topk", default=_SEARCH_R1_TOPK)
         with_scores = asked.flag("return_scores", False)
-        return _json({"result": [[_document(hit, with_scores) for hit in hits] for hits in service.search(queries, k)]})
+        return _json({"result": [[_document(hit, with_scores) for hit in hits] for hits in find(queries, k)]})
 
     @app.post("/rerank")
     def rerank() -> Response:

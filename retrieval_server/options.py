@@ -17,6 +17,7 @@ _SETTINGS = {  # of ServerConfig, those that are the server's own; the rest say 
     "max_batch_characters": "most characters of the queries encoded together",
     "batch_window_ms": "how long the first query of a batch waits for company",
     "cache_size": "passages kept in answers to queries asked before",
+    "answer_cache_bytes": "whole answers kept for requests that come again",
     "max_queued_queries": "queries that may wait; more are refused with 503",
     "max_queries_per_request": "most queries (or texts to rerank) of a request",
     "max_query_characters": "longest query",

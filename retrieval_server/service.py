@@ -24,6 +24,7 @@ from jointrag.config import ServerConfig
 from jointrag.reranker import Reranker
 from jointrag.retrieval import Retriever
 from jointrag.types import Hit
+from retrieval_server.answers import AnswerCache
 from retrieval_server.batching import Batcher, QueueFull
 from retrieval_server.bodies import Refused
 from retrieval_server.cache import ResultCache
@@ -46,6 +47,7 @@ class Served:
     retriever: Retriever
     info: Mapping[str, object]
     cache: ResultCache
+    answers: AnswerCache
 
 
 class Service:
@@ -95,8 +97,15 @@ class Service:
         if self.reranker is None and self._open_reranker is not None:
             self.reranker = self._open_reranker()
         retriever, info = self._open_index(path)
-        self._batcher.search(["warm up"], 1, retriever)
-        self._served = Served(path, generation, retriever, info, ResultCache(self.config.cache_size))
+        self._batcher.run(lambda: retriever.search(["warm up"], 1), weight=0)  # even when the queue is full
+        self._served = Served(
+            path,
+            generation,
+            retriever,
+            info,
+            ResultCache(self.config.cache_size),
+            AnswerCache(self.config.answer_cache_bytes),
+        )
         self.metrics.generation.set(generation)
         return self._served
 

@@ -125,17 +125,9 @@ class _Team:
     def _start(self, worker: _Worker) -> None:
         fd = worker.socket.fileno()
         index, _ = shared_state.read(self._state)
+        command = [sys.executable, "-m", "retrieval_server", "--exit-with-parent", "--fd", str(fd)]
         worker.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "retrieval_server", "--exit-with-parent", "--fd", str(fd)),
-                *(
-                    "--index",
-                    str(shared_state.read(self._state)[0]),
-                    "--shared-state",
-                    str(self._state),
-                    *worker.options,
-                ),
-            ],
+            [*command, "--index", str(index), "--shared-state", str(self._state), *worker.options],
             stdin=subprocess.PIPE,  # kept open as long as we live; see jointrag.parent
             pass_fds=[fd],
             start_new_session=True,

@@ -125,6 +125,8 @@ class ServerConfig(Section):
     """How long the first query of a batch waits for company."""
     cache_size: NonNegativeInt = 100_000
     """Passages kept in the answers to queries asked before (a query of k passages counts k); 0: none."""
+    answer_cache_bytes: NonNegativeInt = 64 * 2**20
+    """Whole answers kept for requests that come again, byte for byte; 0: none."""
     max_queued_queries: PositiveInt = 4096
     """Queries that may wait for their batch; what comes on top is refused with 503 until there is room."""
     max_queries_per_request: PositiveInt = 1024

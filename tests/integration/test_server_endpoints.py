@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def test_search_r1s_clients_can_read_it(url: str) -> None:
     """Title: the first line; the rest is the text. Also of a passage that has no title."""
 
     class NoTitle:
-        def search(self, queries: list[str], k: int) -> list[list[Hit]]:
+        def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
             return [[Hit(Passage("1", "", "first\nsecond"), 0.5)] for _ in queries]
 
     with listening(service_over(NoTitle())) as address:
@@ -200,6 +200,33 @@ def test_a_query_asked_before_is_answered_from_memory() -> None:
         assert counting.asked == ["a", "b", "a", "c"]
         post(f"{address}/v1/search", queries=["b"], k=2)
         assert counting.asked == ["a", "b", "a", "c", "b"]
+
+
+def test_the_same_request_again_is_answered_with_the_same_bytes_whoever_may_ask() -> None:
+    counting = Counting()
+    with listening(service_over(counting, ServerConfig(cache_size=0)), token="secret") as address:
+        body, headers = {"queries": ["a", "b"], "k": 2}, {"Authorization": "Bearer secret"}
+        first = requests.post(f"{address}/v1/search", json=body, headers=headers, timeout=10)
+        again = requests.post(f"{address}/v1/search", json=body, headers=headers, timeout=10)
+        assert (first.content, first.headers["Content-Type"]) == (again.content, again.headers["Content-Type"])
+        assert counting.asked == ["a", "b"]
+        assert post(f"{address}/v1/search", **body).status_code == 401
+        assert requests.post(f"{address}/search", json=body, headers=headers, timeout=10).status_code == 400
+        shown = requests.get(f"{address}/metrics", headers=headers, timeout=10).text
+        assert "retrieval_cache_hits_total 2.0" in shown
+        assert 'retrieval_requests_total{endpoint="/v1/search",status="200"} 2.0' in shown
+
+
+def test_what_failed_is_not_remembered() -> None:
+    class FailsOnce(Counting):
+        def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+            found = super().search(queries, k)
+            if len(self.asked) == 1:
+                raise RuntimeError("once")
+            return found
+
+    with listening(service_over(FailsOnce())) as address:
+        assert [post(f"{address}/search", questions=["a"], N=1).status_code for _ in range(3)] == [500, 200, 200]
 
 
 def test_metrics_count_what_happened() -> None:

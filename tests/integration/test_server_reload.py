@@ -60,7 +60,7 @@ def service(indexes: Indexes) -> Service:
     return service
 
 
-def reload(url: str, status: int, **body: object) -> dict[str, object]:
+def reload(url: str, status: int, **body: str | bool) -> dict[str, object]:
     answer = requests.post(f"{url}/v1/reload", json=body, headers=TOKEN, timeout=30)
     assert answer.status_code == status, answer.text
     return answer.json()
@@ -127,6 +127,20 @@ def test_a_request_of_before_is_answered_by_the_index_of_before(service: Service
         assert before.result(10)[0][0].passage.id == "first 1"
     assert service.search(["before"], 1)[0][0].passage.id == "second 2"  # the old answer is in the old cache
     assert old.cache.find(["before"], 1)
+    service.close()
+
+
+def test_a_full_queue_does_not_keep_a_new_index_out(indexes: Indexes) -> None:
+    service = Service(ServerConfig(max_queued_queries=1, max_queries_per_request=1), indexes.open)
+    service.load(Path("first"))
+    gate = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        blocked = pool.submit(service._batcher.run, gate.wait, 1)
+        wait_until(lambda: service._batcher.num_queued == 1)
+        assert service.reload(Path("second"))["status"] == "loading"
+        gate.set()
+        assert blocked.result(10)
+    wait_until(lambda: service.served.generation == 2)
     service.close()
 
 

@@ -192,7 +192,7 @@ def test_it_says_503_until_it_is_ready(index_dir: Path) -> None:
             states.append(health.json()["status"])
             return states[-1] == "ready"
 
-        wait_until(ready, timeout_s=120)
+        wait_until(ready, timeout_s=120, every_s=0.2)  # often would slow it down
         assert states[0] == "starting"
         generation = info(url)["generation"]
         os.kill(server.process.pid, signal.SIGHUP)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from jointrag.types import Hit, Passage
-from retrieval_server.batching import Batcher
+from retrieval_server.batching import Batcher, QueueFull
 
 
 class Echo:
@@ -103,3 +105,79 @@ def test_closed_batcher_refuses_and_its_thread_is_gone(echo: Echo) -> None:
     assert not batcher._thread.is_alive()
     with pytest.raises(RuntimeError, match="stopping"):
         batcher.search(["x"], 1)
+
+
+@contextmanager
+def while_busy(batcher: Batcher, echo: Echo, *asked: tuple[Any, ...]) -> Iterator[list[Future[list[list[Hit]]]]]:
+    """Requests, each the arguments of `search`, that wait while a first one is searched; answered after the block."""
+    echo.gate.clear()
+    with ThreadPoolExecutor(len(asked) + 1) as pool:
+        pool.submit(batcher.search, ["first"], 1)
+        assert echo.started.wait(10)
+        waiting = []
+        for i, arguments in enumerate(asked, 1):
+            waiting.append(pool.submit(batcher.search, *arguments))
+            while batcher._requests.qsize() < i:
+                assert not waiting[-1].done()
+        yield waiting
+        echo.gate.set()
+    batcher.close()
+
+
+def test_a_query_of_several_requests_is_searched_once(echo: Echo) -> None:
+    sizes: list[int] = []
+    batcher = Batcher(echo, window_ms=0, on_batch=sizes.append)
+    with while_busy(batcher, echo, (["a", "b", "a"], 2), (["b", "c"], 2)) as asked:
+        pass
+    assert echo.batches[1:] == [["a", "b", "c"]]
+    assert ids(asked[0].result()) == [["a/0", "a/1"], ["b/0", "b/1"], ["a/0", "a/1"]]
+    assert ids(asked[1].result()) == [["b/0", "b/1"], ["c/0", "c/1"]]
+    assert sizes == [1, 3]
+
+
+def test_each_k_is_searched_by_itself(echo: Echo) -> None:
+    """An approximate index finds other passages when it is asked for more."""
+    with while_busy(Batcher(echo, window_ms=0), echo, (["a"], 2), (["b"], 3), (["c"], 2)) as asked:
+        pass
+    assert echo.batches[1:] == [["a", "c"], ["b"]]
+    assert [len(one.result()[0]) for one in asked] == [2, 3, 2]
+
+
+def test_a_batch_of_long_queries_is_smaller(echo: Echo) -> None:
+    batcher = Batcher(echo, window_ms=0, max_characters=25)
+    with while_busy(batcher, echo, (["a" * 10], 1), (["b" * 10], 1), (["c" * 10], 1), (["d" * 100], 1)):
+        pass
+    assert [[query[0] for query in batch] for batch in echo.batches[1:]] == [["a", "b"], ["c"], ["d"]]
+
+
+def test_a_full_queue_refuses_at_once_and_has_room_again(echo: Echo) -> None:
+    batcher = Batcher(echo, window_ms=0, max_queued=4)
+    with while_busy(batcher, echo, (["a", "b"], 1)):
+        assert batcher.num_queued == 3
+        with pytest.raises(QueueFull, match=r"3 queries are waiting, and 2 more would exceed 4"):
+            batcher.search(["c", "d"], 1)
+        with pytest.raises(QueueFull):
+            batcher.run(lambda: None, 2)
+        echo.gate.set()
+        while batcher.num_queued:
+            pass
+        assert len(batcher.search(["c"] * 9, 1)) == 9  # nobody waits: even what is larger than the queue
+    assert batcher.num_queued == 0
+
+
+def test_a_batch_has_one_retriever(echo: Echo) -> None:
+    """An index that is swapped in answers what comes from then on, and nothing of before."""
+    other = Echo()
+    with while_busy(Batcher(echo, window_ms=0), echo, (["a"], 1), (["b"], 1, other), (["c"], 1)) as asked:
+        pass
+    assert (echo.batches[1:], other.batches) == ([["a"], ["c"]], [["b"]])
+    assert [ids(one.result()) for one in asked] == [[["a/0"]], [["b/0"]], [["c/0"]]]
+
+
+def test_other_work_has_its_turn_in_the_same_thread(echo: Echo) -> None:
+    batcher = Batcher(echo)
+    assert batcher.run(lambda: threading.current_thread().name, 1) == "batcher"
+    with pytest.raises(KeyError, match="mine"):
+        batcher.run(lambda: {}["mine"], 1)
+    assert ids(batcher.search(["a"], 1)) == [["a/0"]]
+    batcher.close()
