@@ -50,7 +50,8 @@ class InProcessRetriever:
     def open(cls, path: Path, device: str = "auto", batch_size: int = 256) -> InProcessRetriever:
         """Load an index folder and the encoder it was built with, if any."""
         index = load_index(path, device)
-        return cls(index, Encoder.load(index.encoder_path, device) if index.encoder_path else None, batch_size)
+        encoder = Encoder.load(index.encoder_path, device, index.encoder_backend) if index.encoder_path else None
+        return cls(index, encoder, batch_size)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         vectors = None

@@ -106,7 +106,7 @@ class _Encoding:
             raise ValueError(f"an index of type {config.type} needs an encoder: give the retriever")
         self._config, self._device = config, device
         self._model = retriever / "model"
-        self._encoder = Encoder.load(self._model, device)
+        self._encoder = Encoder.load(self._model, device, config.encoder_backend)
         self._dim = min(config.truncate_dim or self._encoder.dim, self._encoder.dim)
         if config.truncate_dim and config.truncate_dim > self._encoder.dim:
             raise ValueError(
@@ -123,6 +123,7 @@ class _Encoding:
             model=self._model,
             shard_size=config.shard_size,
             truncate_dim=config.truncate_dim,
+            encoder_backend=config.encoder_backend,
         )
         self._embed(shards, num_processes)
         vectors = shards.vectors()

@@ -17,7 +17,11 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 
 from benchmarks.retrieval_training import minilm
 from jointrag import encoders
+from jointrag.config import TorchIndexConfig
 from jointrag.encoders import Encoder, Kind
+from jointrag.index import Shards, build, load
+from jointrag.index.encoding import encode_in_processes
+from jointrag.retrieval import InProcessRetriever
 from tests.tiny_retrievers import WORDS, sentences, tiny_decoder, tiny_encoder
 
 OTHERS = ["", " ".join(WORDS * 4), "谁发明了电话?", "贝尔在一八七六年得到电话的专利。" * 30, "best dix"]
@@ -177,3 +181,25 @@ def test_an_unknown_back_end_is_refused(tmp_path: Path) -> None:
     tiny_encoder().save_pretrained(str(tmp_path), create_model_card=False)
     with pytest.raises(ValueError, match="backend='int4' is none of torch, bf16, fp16"):
         Encoder.load(tmp_path, "cpu", backend="int4")  # type: ignore[arg-type]
+
+
+def test_an_index_is_bound_to_the_back_end_of_its_encoder(world: Path, retriever_dir: Path, tmp_path: Path) -> None:
+    for backend in ("torch", "bf16"):
+        config = TorchIndexConfig(encoder_backend=backend, shard_size=64, num_recall_queries=0)
+        build(config, prepared=world, retriever=retriever_dir, out=tmp_path / backend, device="cpu")
+    exact, half = (Shards.open(tmp_path / backend / "vectors").vectors() for backend in ("torch", "bf16"))
+    rows = np.arange(128)
+    assert 1e-4 < np.abs(exact[rows] - half[rows]).max() < 0.05  # made anew, and not with float32's precision
+    assert load(tmp_path / "bf16", "cpu").encoder_backend == "bf16"
+    retriever = InProcessRetriever.open(tmp_path / "bf16", "cpu")
+    assert retriever._encoder is not None
+    assert {p.dtype for p in retriever._encoder.model[0].parameters()} == {torch.bfloat16}
+    (hits,) = retriever.search(["Where does Hugo Haas live?"], 3)
+    assert len(hits) == 3
+
+    shards = Shards.open(tmp_path / "bf16" / "vectors")
+    for number in (0, 1):
+        shards.path(number).unlink()
+    encode_in_processes(shards, 2, "cpu")  # each loads the encoder as the plan says
+    np.testing.assert_allclose(shards.vectors()[rows], half[rows], atol=1e-2)
+    assert np.abs(shards.vectors()[rows] - exact[rows]).max() > 1e-4
