@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import requests
 
+from jointrag.encoder_backends import Backend
 from jointrag.encoders import Encoder
 from jointrag.index import SearchIndex
 from jointrag.index import load as load_index
@@ -47,10 +48,13 @@ class InProcessRetriever:
         self._batch_size = batch_size
 
     @classmethod
-    def open(cls, path: Path, device: str = "auto", batch_size: int = 256) -> InProcessRetriever:
-        """Load an index folder and the encoder it was built with, if any."""
+    def open(
+        cls, path: Path, device: str = "auto", batch_size: int = 256, encoder_backend: Backend = "torch"
+    ) -> InProcessRetriever:
+        """Load an index folder and the encoder it was built with, if any. `encoder_backend`: how that computes the
+        queries' vectors, whichever computed the passages'."""
         index = load_index(path, device)
-        encoder = Encoder.load(index.encoder_path, device, index.encoder_backend) if index.encoder_path else None
+        encoder = Encoder.load(index.encoder_path, device, encoder_backend) if index.encoder_path else None
         return cls(index, encoder, batch_size)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:

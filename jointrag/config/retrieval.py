@@ -42,8 +42,8 @@ class EmbeddedCorpus(Section):
 
     batch_size: PositiveInt = 256
     encoder_backend: Backend = "torch"
-    """How the encoder computes, for passages and for the queries of this index: as its model was saved, or in bf16 or
-    fp16, which is faster where the hardware multiplies it (jointrag/encoder_backends.py)."""
+    """How the encoder computes the passages' vectors: as its model was saved (torch), or in bf16 or fp16, which is
+    faster where the hardware multiplies it (jointrag/encoder_backends.py). Queries stay as precise as the model."""
     shard_size: PositiveInt = 16_384
     """Passages of a shard, the least that an interrupted run does again."""
     truncate_dim: PositiveInt | None = None

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from jointrag.bm25 import BM25
 from jointrag.config import Bm25IndexConfig, HybridIndexConfig, IndexConfig, TorchIndexConfig
 from jointrag.corpus import Corpus
-from jointrag.encoder_backends import Backend
 from jointrag.index.exact import ExactSearch
 from jointrag.index.faiss_search import FaissSearch
 from jointrag.index.info import INFO, IndexInfo, check_files, find_encoder
@@ -39,13 +38,6 @@ class SearchIndex:
     """None: this index reads texts alone."""
     dense: VectorSearch | None = None
     bm25: BM25 | None = None
-
-    @property
-    def encoder_backend(self) -> Backend:
-        """By which the passages were encoded; queries are, too."""
-        section = self.info.section
-        dense = section.dense if isinstance(section, HybridIndexConfig) else section
-        return "torch" if isinstance(dense, Bm25IndexConfig) else dense.encoder_backend
 
     def search(
         self, vectors: NDArray[np.float32] | None, k: int, texts: Sequence[str] | None = None

@@ -113,7 +113,7 @@ class IndexSearch:
             raise ValueError(
                 f"{folder} is an index of type {self._index.info.type}; give bm25, or one of vectors alone"
             )
-        self._encoder = Encoder.load(self._index.encoder_path, device, self._index.encoder_backend)
+        self._encoder = Encoder.load(self._index.encoder_path, device)
         self.corpus = self._index.corpus
         info = self._index.info
         self.fingerprint = f"{fingerprint} {info.settings} {info.encoder_fingerprint}"
