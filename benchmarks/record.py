@@ -55,8 +55,8 @@ def environment(machine: str = "", packages: Sequence[str] = PACKAGES) -> dict[s
     return {"machine": machine or f"{platform.machine()}, {num_cores()} cores", "versions": versions(packages)}
 
 
-def write(path: Path, cases: Sequence[Case], notes: str, machine: str = "") -> None:
-    result = environment(machine) | {"notes": notes, "cases": [asdict(case) for case in cases]}
+def write(path: Path, cases: Sequence[Case], notes: str, machine: str = "", packages: Sequence[str] = PACKAGES) -> None:
+    result = environment(machine, packages) | {"notes": notes, "cases": [asdict(case) for case in cases]}
     write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 
@@ -75,7 +75,8 @@ def num_cores() -> int:
 
 
 def resident_mib(name: str) -> float:
-    """VmRSS: resident now; VmHWM: its peak. getrusage's maximum will not do: a child starts with its parent's."""
+    """VmRSS: resident now; VmHWM: its peak; RssAnon: now, without mapped files. getrusage's maximum will
+    not do: a child starts with its parent's."""
     status = Path("/proc/self/status")
     if not status.exists():
         raise SystemExit("peak memory is read from /proc/self/status, which this system lacks")

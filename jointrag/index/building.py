@@ -125,6 +125,11 @@ class _Encoding:
             truncate_dim=config.truncate_dim,
             encoder_backend=config.encoder_backend,
         )
+        logger.info(
+            "vectors: %d of %d dimensions, %.1f MB on disk", len(corpus), self._dim, len(corpus) * self._dim / 5e5
+        )
+        if isinstance(config, IndexConfig):
+            logger.info("%s", faiss_search.describe(self._index, config, len(corpus)))
         self._embed(shards, num_processes)
         vectors = shards.vectors()
         if isinstance(config, IndexConfig):

@@ -12,6 +12,7 @@ from jointrag.index.faiss_parts import Parts
 _IVF_ITERATIONS, _PQ_ITERATIONS = 10, 25  # Faiss's
 _SAMPLES_PER_CENTROID = 256  # of a training sample, Faiss takes that many
 _LINK_S = 4.0  # a step in a graph reads from all over the memory: so many times the cost of its products alone
+_COPY_S = 5e-9  # a number read, converted, copied and written
 _CODE_S = 3.0  # products of a few dimensions each do not fill the processor either
 
 
@@ -38,9 +39,10 @@ def estimate(parts: Parts, num_vectors: int, num_training: int) -> Estimate:
     """For an index of these `parts`, from the speed of this machine's matrix products."""
     size = parts.bytes_per_vector * num_vectors + 4 * parts.dim * parts.num_clusters
     training = 4 * parts.dim * num_training
-    return Estimate(
-        num_vectors, num_training, size, max(size, training * 2), _products(parts, num_vectors, num_training) / _rate()
-    )
+    seconds = num_vectors * parts.dim * _COPY_S
+    if products := _products(parts, num_vectors, num_training):
+        seconds += products / _rate()
+    return Estimate(num_vectors, num_training, size, max(size, training * 2), seconds)
 
 
 def _products(parts: Parts, num_vectors: int, num_training: int) -> float:
@@ -55,7 +57,7 @@ def _products(parts: Parts, num_vectors: int, num_training: int) -> float:
         found += _CODE_S * (_PQ_ITERATIONS * sample + num_vectors) * centroids * parts.dim
     if parts.graph is not None:
         found += _LINK_S * num_vectors * parts.graph.efConstruction * parts.num_links * parts.dim
-    return found + num_vectors * parts.dim * 50  # reading, converting, copying
+    return found
 
 
 def _rate() -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -10,6 +10,8 @@ from typing import Any
 class Parts:
     """Of an IndexPreTransform or IndexRefine: what is inside of it."""
 
+    whole: Any
+    """The index itself: its parts live no longer than it does."""
     dim: int
     ivf: Any = None
     """The part with clusters, or None."""
@@ -22,28 +24,33 @@ class Parts:
 
     @classmethod
     def of(cls, index: Any) -> Parts:
+        return replace(cls._of(index), whole=index)
+
+    @classmethod
+    def _of(cls, index: Any) -> Parts:
         import faiss
 
         if isinstance(index, faiss.IndexBinary):
             inner = faiss.downcast_IndexBinary(index)
             if isinstance(inner, faiss.IndexBinaryIVF):
-                return cls(index.d, ivf=inner)
+                return cls(index, index.d, ivf=inner)
             if isinstance(inner, faiss.IndexBinaryHNSW):
-                return cls(index.d, graph=inner.hnsw, flat=(faiss.downcast_IndexBinary(inner.storage),))
-            return cls(index.d, flat=(inner,) if isinstance(inner, faiss.IndexBinaryFlat) else ())
+                return cls(index, index.d, graph=inner.hnsw, flat=(faiss.downcast_IndexBinary(inner.storage),))
+            return cls(index, index.d, flat=(inner,) if isinstance(inner, faiss.IndexBinaryFlat) else ())
         inner: Any = faiss.downcast_index(index)
         if isinstance(inner, faiss.IndexPreTransform):
-            return cls.of(inner.index)
+            return cls._of(inner.index)
         if isinstance(inner, faiss.IndexRefine):
-            base, refined = cls.of(inner.base_index), cls.of(inner.refine_index)
-            return cls(base.dim, base.ivf, base.graph, (*base.flat, *refined.flat), base.packed_size)
+            base, refined = cls._of(inner.base_index), cls._of(inner.refine_index)
+            return cls(inner, base.dim, base.ivf, base.graph, (*base.flat, *refined.flat), base.packed_size)
         if isinstance(inner, faiss.IndexIVF):
-            return cls(inner.d, ivf=inner)
+            return cls(inner, inner.d, ivf=inner)
         if isinstance(inner, faiss.IndexHNSW):
-            return cls(inner.d, graph=inner.hnsw, flat=cls.of(inner.storage).flat)
+            return cls(inner, inner.d, graph=inner.hnsw, flat=cls._of(inner.storage).flat)
         if isinstance(inner, faiss.IndexFastScan):
-            return cls(inner.d, packed_size=inner.code_size)
-        return cls(inner.d, flat=(inner,) if isinstance(inner, faiss.IndexFlatCodes) else ())
+            codes: Any = inner
+            return cls(inner, inner.d, packed_size=codes.code_size)
+        return cls(inner, inner.d, flat=(inner,) if isinstance(inner, faiss.IndexFlatCodes) else ())
 
     @property
     def num_clusters(self) -> int:

@@ -107,3 +107,20 @@ def test_training_benchmarks_run_quickly_and_their_sides_agree_on_the_loss(name,
     padded = cases["musique, padded to the maximum: padding"]
     assert padded["ours"] < 15 and padded["theirs"] > 50
     assert cases["musique, padded to the maximum: peak memory"]["ratio"] < 1
+
+
+@pytest.mark.slow
+def test_the_index_benchmark_runs_quickly_and_every_kind_has_its_numbers(tmp_path):
+    out = tmp_path / "index.json"
+    command = [sys.executable, "-m", "benchmarks.index", "--quick", "--threads", "1", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert result["versions"]["numpy"]
+    cases = {(case["case"], case["unit"]): case for case in result["cases"]}
+    for kind, least in (("Flat", 1), ("SQ8", 0.9), ("HNSW", 0.9), ("signs", 0.5), ("IVF-PQ, rescored 10-fold", 0.5)):
+        assert cases[f"{kind}: recall@10", ""]["ours"] >= least
+        assert cases[f"{kind}: search", "queries/s"]["ours"] > 0
+    assert cases["IVF-PQ: build", "s"]["target"] == "<= 1.1"
+    assert cases["Flat: 21 million x 768, in memory", "GiB"]["ours"] == pytest.approx(60.1, abs=0.1)
+    assert cases["HNSW: on disk", "bytes a vector"]["ours"] > 4 * cases["SQ8: on disk", "bytes a vector"]["ours"] > 200

@@ -8,20 +8,17 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pytest
 
 from jointrag.artifacts import Artifact, Recipe, produce
 from jointrag.config import Bm25IndexConfig, IndexConfig, TorchIndexConfig
 from jointrag.encoders import Encoder
-from jointrag.index import Shards, Vectors, build, faiss_search, load
+from jointrag.index import Shards, Vectors, build, load
 from jointrag.index.encoding import encode_in_processes
-from jointrag.index.faiss_parts import Parts
 from jointrag.index.recall import recall, sample_queries
 from jointrag.index.search import open_dense
 from jointrag.jsonl import write_jsonl
@@ -216,6 +213,13 @@ def test_numbers_that_are_none_are_refused_with_their_passage(
         build(IndexConfig(), prepared=world, retriever=retriever_dir, out=tmp_path / "index", device="cpu")
 
 
+def test_bm25_leaves_the_encoder_alone(world: Path, tmp_path: Path) -> None:
+    metrics = build(Bm25IndexConfig(), prepared=world, out=tmp_path)
+    assert set(metrics) == {"index/passages", "index/bytes", "index/passages_per_s"}
+    info = load(tmp_path).info
+    assert (info.dim, info.encoder_paths, info.recall_at_10) == (0, (), None)
+
+
 # ---- recall ----------------------------------------------------------------------------------------------------------
 
 
@@ -235,9 +239,21 @@ def test_recall_is_the_share_of_the_ten_nearest(index_dir: Path) -> None:
     assert recall(open_dense(index_dir, IndexConfig(), vectors, "cpu"), vectors, queries, "cpu") == 1
 
 
-def test_recall_of_a_hasty_search_is_measured_stored_and_less(world: Path, retriever_dir: Path, tmp_path: Path) -> None:
+def test_recall_of_a_hasty_search_is_measured_stored_and_less(
+    world: Path, retriever_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = IndexConfig(factory="IVF16,Flat", nprobe=1)
-    metrics = build(config, prepared=world, retriever=retriever_dir, out=tmp_path, device="cpu")
+    with caplog.at_level(logging.INFO, "jointrag.index"):
+        metrics = build(config, prepared=world, retriever=retriever_dir, out=tmp_path, device="cpu")
+    order = [
+        next(i for i, line in enumerate(caplog.messages) if part in line)
+        for part in (
+            "IVF16,Flat: 128 vectors, trained on 128 of them; about",
+            "IVF16,Flat: trained",
+            "recall@10 against",
+        )
+    ]
+    assert order == sorted(order)
     assert 0.1 < metrics["index/recall@10"] < 0.95
     assert load(tmp_path, "cpu").info.recall_at_10 == metrics["index/recall@10"]
 
@@ -249,98 +265,3 @@ def test_queries_are_questions_or_else_beginnings_of_passages(world: Path, index
     assert len(drawn) == 20 and all(text.endswith("?") for text in drawn)
     assert {"Ada Adler", "Hugo Haas"} < set(sample_queries(tmp_path, corpus, 128))
     assert len(sample_queries(tmp_path, corpus, 5)) == 5
-
-
-# ---- Faiss -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "config, message",
-    [
-        (IndexConfig(nprobe=3), "index.nprobe=3: index.factory='Flat' has no clusters"),
-        (IndexConfig(factory="IVF4,Flat", ef_search=3), "index.ef_search=3: .* has no graph"),
-        (IndexConfig(factory="BFlt"), "index.factory='BFlt': Faiss does not build this for 64 dimensions"),
-        (IndexConfig(factory="BFlat", truncate_dim=12), "Faiss does not build this for 12 dimensions"),
-        (IndexConfig(truncate_dim=65), "index.truncate_dim=65: the encoder's vectors have 64 dimensions"),
-    ],
-)
-def test_wrong_settings_are_named_before_anything_is_embedded(
-    config: IndexConfig, message: str, world: Path, retriever_dir: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        build(config, prepared=world, retriever=retriever_dir, out=tmp_path, device="cpu")
-    assert not (tmp_path / "vectors").exists()
-
-
-def test_searches_are_as_thorough_as_set_and_by_default_as_the_root_of_the_clusters() -> None:
-    for factory in ("IVF100,Flat", "PCA32,IVF100,PQ8x4,RFlat", "BIVF100"):
-        assert Parts.of(faiss_search.make(IndexConfig(factory=factory), 64)).ivf.nprobe == 10
-        assert Parts.of(faiss_search.make(IndexConfig(factory=factory, nprobe=3), 64)).ivf.nprobe == 3
-    for factory in ("HNSW8", "PCA32,HNSW8_SQ8", "BHNSW8"):
-        assert Parts.of(faiss_search.make(IndexConfig(factory=factory), 64)).graph.efSearch == 128
-        assert Parts.of(faiss_search.make(IndexConfig(factory=factory, ef_search=9), 64)).graph.efSearch == 9
-
-
-FACTORIES = ("Flat", "SQ8", "PQ8x4", "PQ8x4fs", "HNSW16", "HNSW16_SQ8", "IVF8,Flat", "PCA32,IVF8,SQ8", "IVF8,PQ8x4fs",
-             "IVF8,PQ8x4,RFlat", "BFlat", "BIVF8", "BHNSW16")  # fmt: skip
-
-
-@pytest.mark.parametrize("factory", FACTORIES)
-def test_the_memory_said_beforehand_is_what_the_index_takes(
-    factory: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    rows = np.random.default_rng(0).normal(size=(4_000, 64)).astype(np.float16)
-    config = IndexConfig(factory=factory, num_training_passages=1_000)
-    sizes, index = [], None
-    with caplog.at_level(logging.INFO, "jointrag.index"):
-        for vectors in (Vectors([rows]), Vectors([rows, rows])):  # their difference: without centroids and the like
-            index = faiss_search.make(config, 64)
-            faiss_search.fill(index, vectors, config)
-            faiss_search.write(index, tmp_path / "index")
-            sizes.append((tmp_path / "index").stat().st_size)
-    assert 4_000 * Parts.of(index).bytes_per_vector == pytest.approx(sizes[1] - sizes[0], rel=0.06)
-    assert caplog.messages[0].startswith(f"{factory}: 4,000 vectors")
-    assert ("trained on 1,000 of them" in caplog.messages[0]) == (factory not in ("Flat", "HNSW16", "BFlat", "BHNSW16"))
-
-
-@pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
-    """Two GPUs, as far as Faiss's Python code says; what is asked of them."""
-    asked: list[tuple[Any, ...]] = []
-
-    class Options:
-        shard = None
-
-    def to_all(index: Any, co: Any = None, ngpu: int = -1) -> Any:
-        asked.append((type(index).__name__, co and co.shard, ngpu))
-        return index
-
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
-    monkeypatch.setattr(faiss, "GpuMultipleClonerOptions", Options, raising=False)
-    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", to_all)
-    return asked
-
-
-def test_what_is_asked_of_gpus(world: Path, retriever_dir: Path, tmp_path: Path, gpus: list[tuple[Any, ...]]) -> None:
-    for gpu, expected in (("one", (None, 1)), ("shard", (True, -1)), ("replicate", (False, -1))):
-        config = IndexConfig(factory="IVF4,Flat", gpu=gpu, num_recall_queries=0)  # type: ignore[arg-type]
-        build(config, prepared=world, retriever=retriever_dir, out=tmp_path / gpu, device="cpu")
-        load(tmp_path / gpu, "cpu")
-        assert gpus == [("IndexFlatIP", None, -1), ("IndexIVFFlat", *expected)]
-        gpus.clear()
-    with pytest.raises(ValueError, match=r"index.gpu=one: index.factory='HNSW8' is for CPUs; set index.gpu=no"):
-        faiss_search.make(IndexConfig(factory="HNSW8", gpu="one"), 64)
-
-
-@pytest.mark.skipif(faiss.get_num_gpus() > 0, reason="this Faiss has GPUs")
-def test_gpus_that_are_not_there_are_named(world: Path, retriever_dir: Path, tmp_path: Path) -> None:
-    message = r"index.gpu=shard: this Faiss finds no GPU; install faiss-gpu .* index.gpu=no or index.type=torch"
-    with pytest.raises(ValueError, match=message):
-        build(IndexConfig(gpu="shard"), prepared=world, retriever=retriever_dir, out=tmp_path, device="cpu")
-
-
-def test_bm25_leaves_the_encoder_alone(world: Path, tmp_path: Path) -> None:
-    metrics = build(Bm25IndexConfig(), prepared=world, out=tmp_path)
-    assert set(metrics) == {"index/passages", "index/bytes", "index/passages_per_s"}
-    info = load(tmp_path).info
-    assert (info.dim, info.encoder_paths, info.recall_at_10) == (0, (), None)
