@@ -3,12 +3,12 @@
     prepare(model, "bf16")      # a SentenceTransformer, changed in place
 
 - torch: as the model was saved, mostly float32;
-- bf16: weights and activations of the transformer in bfloat16, pooling and all that follows in float32. For GPUs, and
-  for CPUs that multiply bfloat16 (AMX, AVX512-BF16; `lscpu` tells), which others do slowly;
+- bf16: matrix products and attention of the transformer in bfloat16; sums, norms, pooling and all that follows as they
+  were. For GPUs, and for CPUs that multiply bfloat16 (AMX, AVX512-BF16; `lscpu` tells), which others do slowly;
 - fp16: the same in float16, for GPUs without bfloat16.
 
-Vectors of the three differ by rounding alone, and may be compared with each other: an index built with one back end can
-be searched with queries encoded by another. docs/benchmarks.md has what that costs in recall.
+Vectors of the three differ by rounding alone and may be compared with each other: an index of passages that one encoded
+can be searched with queries that another encoded. docs/benchmarks.md has what is gained, and what it costs in recall.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ def prepare(model: SentenceTransformer, backend: Backend) -> None:
         raise ValueError(f"backend={backend!r} is none of {', '.join(get_args(Backend))}")
     if backend == "torch":
         return
+    dtype = torch.bfloat16 if backend == "bf16" else torch.float16
     transformer = model[0]
-    transformer.to(torch.bfloat16 if backend == "bf16" else torch.float16)
+    for module in transformer.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.to(dtype)  # once, not in every forward pass
+    transformer.forward = torch.autocast(model.device.type, dtype)(transformer.forward)
     transformer.register_forward_hook(_in_float32)
 
 

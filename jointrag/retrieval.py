@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from jointrag.encoder_backends import Backend
 from jointrag.encoders import Encoder
 from jointrag.index import SearchIndex
 from jointrag.index import load as load_index
@@ -47,10 +48,14 @@ class InProcessRetriever:
         self._batch_size = batch_size
 
     @classmethod
-    def open(cls, path: Path, device: str = "auto", batch_size: int = 256) -> InProcessRetriever:
-        """Load an index folder and the encoder it was built with, if any."""
+    def open(
+        cls, path: Path, device: str = "auto", batch_size: int = 256, encoder_backend: Backend = "torch"
+    ) -> InProcessRetriever:
+        """Load an index folder and the encoder it was built with, if any. `encoder_backend`: how that computes the
+        queries' vectors, whichever computed the passages'."""
         index = load_index(path, device)
-        return cls(index, Encoder.load(index.encoder_path, device) if index.encoder_path else None, batch_size)
+        encoder = Encoder.load(index.encoder_path, device, encoder_backend) if index.encoder_path else None
+        return cls(index, encoder, batch_size)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """See `Retriever`. A query that is there twice is searched once, as over HTTP: then the scores are the same."""

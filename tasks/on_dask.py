@@ -1,6 +1,7 @@
 """The corpus embedded by a Dask cluster: a Prefect task for each shard, on machines that share the workspace.
 
-    embed(run, prepared, retriever)     # before the index stage, which takes the shards over
+    with embedded(run, prepared, retriever):
+        ...                 # the index stage, which takes the shards over
 
 Workers need the same packages and PREFECT_API_URL. A shard that is finished is not made again, whoever made it.
 """
@@ -10,52 +11,35 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
 
-from jointrag import corpus
+from jointrag import index
 from jointrag.artifacts import Artifact, stage_key
-from jointrag.config import EmbeddedCorpus
+from jointrag.encoder_backends import Backend
 from jointrag.encoders import Encoder
 from jointrag.index import Shards
-from jointrag.jsonl import write_atomically
 from tasks.run import Run
-
-_CORPUS, _SHARDS, _FINGERPRINT = "corpus", "vectors", "corpus.sha256"
 
 
 @contextmanager
-def embedded(run: Run, config: EmbeddedCorpus, prepared: Artifact, retriever: Artifact) -> Iterator[None]:
-    """For as long as the block lasts, all shards that `config` asks for lie beside the indexes of the workspace."""
-    inputs = {"prepared": prepared.fingerprint, "retriever": retriever.fingerprint}
-    key = stage_key("vectors", 1, {"config": config}, inputs)
+def embedded(run: Run, prepared: Artifact, retriever: Artifact) -> Iterator[None]:
+    """For as long as the block lasts, all shards of the index lie beside the indexes of the workspace."""
+    config, runtime = run.config.index, run.config.runtime
+    key = stage_key("vectors", 1, {"config": config}, {"of": prepared.fingerprint, "by": retriever.fingerprint})
     folder = run.config.workspace.resolve() / "data" / "index" / f"{key}.shards"
-    shards = Shards.plan(
-        folder / _SHARDS,
-        corpus=folder / _CORPUS,
-        corpus_fingerprint=_corpus(prepared.path / "corpus.jsonl", folder),
-        model=retriever.path / "model",
-        shard_size=config.shard_size,
-        truncate_dim=config.truncate_dim,
-    )
+    shards = index.plan(config, prepared=prepared.path, retriever=retriever.path, out=folder)
     if missing := shards.missing():
-        run.say("index", f"{len(missing)} shards of {len(shards)} on Dask, {run.config.runtime.dask_scheduler}")
-        _encode_all(str(run.config.runtime.dask_scheduler), shards.folder, missing, config, run.config.runtime.device)
+        run.say("index", f"{len(missing)} shards of {len(shards)} on Dask, {runtime.dask_scheduler}")
+        _encode_all(str(runtime.dask_scheduler), shards.folder, missing, runtime.device)
     yield
     shutil.rmtree(folder)  # an error leaves what is finished
 
 
-def _corpus(source: Path, folder: Path) -> str:
-    """The corpus in `folder`, made once; its fingerprint."""
-    written = folder / _FINGERPRINT
-    if not written.is_file():
-        write_atomically(written, corpus.build(source, folder / _CORPUS))
-    return written.read_text(encoding="utf-8")
-
-
-def _encode_all(scheduler: str, folder: Path, missing: list[int], config: EmbeddedCorpus, device: str) -> None:
+def _encode_all(scheduler: str, folder: Path, missing: list[int], device: str) -> None:
     try:
         from prefect_dask.task_runners import DaskTaskRunner
     except ModuleNotFoundError:
@@ -66,7 +50,7 @@ def _encode_all(scheduler: str, folder: Path, missing: list[int], config: Embedd
     @flow(name="embed-corpus", task_runner=runner)
     def embed_corpus() -> None:
         done = [
-            _encode.with_options(task_run_name=f"shard {number}").submit(str(folder), number, device, config.batch_size)
+            _encode.with_options(task_run_name=f"shard {number}").submit(str(folder), number, device)
             for number in missing
         ]
         for one in done:
@@ -76,17 +60,12 @@ def _encode_all(scheduler: str, folder: Path, missing: list[int], config: Embedd
 
 
 @task(name="embed-shard", retries=2, persist_result=False)
-def _encode(folder: str, number: int, device: str, batch_size: int) -> None:
+def _encode(folder: str, number: int, device: str) -> None:
     """Runs on a worker."""
     shards = Shards.open(Path(folder))
-    shards.encode(number, _encoder(str(shards.model), device), batch_size)
+    shards.encode(number, _encoder(str(shards.model), device, shards.details.encoder_backend))
 
 
-_ENCODERS: dict[tuple[str, str], Encoder] = {}  # of this process: a worker makes many shards
-
-
-def _encoder(model: str, device: str) -> Encoder:
-    if (model, device) not in _ENCODERS:
-        _ENCODERS.clear()
-        _ENCODERS[model, device] = Encoder.load(Path(model), device)
-    return _ENCODERS[model, device]
+@lru_cache(maxsize=1)  # a worker makes many shards
+def _encoder(model: str, device: str, backend: Backend) -> Encoder:
+    return Encoder.load(Path(model), device, backend)

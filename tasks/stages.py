@@ -86,7 +86,7 @@ def index(run: Run, prepared: Artifact, retriever: Artifact) -> Artifact:
     ):
         from tasks import on_dask  # which few runs need
 
-        vectors = on_dask.embedded(run, config.dense if config.type == "hybrid" else config, prepared, retriever)
+        vectors = on_dask.embedded(run, prepared, retriever)
     with vectors:
         return run.build(INDEX, {"config": config}, inputs)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from jointrag.config.base import Section, Share, check_heads
+from jointrag.encoder_backends import Backend
 
 
 class ScratchEncoder(Section):
@@ -40,6 +41,9 @@ class EmbeddedCorpus(Section):
     """What every index of vectors has: the corpus, embedded in shards of fp16 vectors."""
 
     batch_size: PositiveInt = 256
+    encoder_backend: Backend = "torch"
+    """How the encoder computes the passages' vectors: as its model was saved (torch), or in bf16 or fp16, which is
+    faster where the hardware multiplies it (jointrag/encoder_backends.py). Queries stay as precise as the model."""
     shard_size: PositiveInt = 16_384
     """Passages of a shard, the least that an interrupted run does again."""
     truncate_dim: PositiveInt | None = None

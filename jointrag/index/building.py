@@ -104,6 +104,7 @@ def _plan(config: IndexConfig | TorchIndexConfig, model: Path, corpus_fingerprin
         model=model,
         shard_size=config.shard_size,
         truncate_dim=config.truncate_dim,
+        encoder_backend=config.encoder_backend,
     )
 
 
@@ -132,7 +133,7 @@ class _Encoding:
             raise ValueError(f"an index of type {config.type} needs an encoder: give the retriever")
         self._config, self._device = config, device
         self._model = retriever / "model"
-        self._encoder = Encoder.load(self._model, device)
+        self._encoder = Encoder.load(self._model, device, config.encoder_backend)
         self._dim = min(config.truncate_dim or self._encoder.dim, self._encoder.dim)
         if config.truncate_dim and config.truncate_dim > self._encoder.dim:
             raise ValueError(

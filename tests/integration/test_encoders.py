@@ -17,7 +17,12 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 
 from benchmarks.retrieval_training import minilm
 from jointrag import encoders
+from jointrag.config import TorchIndexConfig
+from jointrag.encoder_backends import Backend
 from jointrag.encoders import Encoder, Kind
+from jointrag.index import Shards, build
+from jointrag.index.encoding import encode_in_processes
+from jointrag.retrieval import InProcessRetriever
 from tests.tiny_retrievers import WORDS, sentences, tiny_decoder, tiny_encoder
 
 OTHERS = ["", " ".join(WORDS * 4), "谁发明了电话?", "贝尔在一八七六年得到电话的专利。" * 30, "best dix"]
@@ -158,12 +163,21 @@ def test_running_out_of_memory_halves_the_budget(caplog: pytest.LogCaptureFixtur
         encoder.encode(TEXTS, "passage")
 
 
+def dtypes(encoder: Encoder) -> set[tuple[str, torch.dtype]]:
+    """Of the transformer's linear layers, and of its other weights."""
+    return {
+        ("Linear" if isinstance(module, torch.nn.Linear) else "other", weight.dtype)
+        for module in encoder.model[0].modules()
+        for weight in module.parameters(recurse=False)
+    }
+
+
 @pytest.mark.parametrize("name", ["encoder", "decoder, padded on the left", "prompts", "dense"])
 def test_half_precision_is_the_same_but_for_rounding(name: str, tmp_path: Path) -> None:
     MODELS[name]().save_pretrained(str(tmp_path), create_model_card=False)
     exact = Encoder.load(tmp_path, "cpu")
     half = Encoder.load(tmp_path, "cpu", backend="bf16")
-    assert {p.dtype for p in half.model[0].parameters()} == {torch.bfloat16}
+    assert dtypes(half) == {("Linear", torch.bfloat16), ("other", torch.float32)}
     seen = []
     pooling = next(module for module in half.model if isinstance(module, Pooling))
     pooling.register_forward_pre_hook(lambda module, given: seen.append(given[0]["token_embeddings"].dtype))
@@ -177,3 +191,25 @@ def test_an_unknown_back_end_is_refused(tmp_path: Path) -> None:
     tiny_encoder().save_pretrained(str(tmp_path), create_model_card=False)
     with pytest.raises(ValueError, match="backend='int4' is none of torch, bf16, fp16"):
         Encoder.load(tmp_path, "cpu", backend="int4")  # type: ignore[arg-type]
+
+
+def test_an_index_is_bound_to_the_back_end_of_its_encoder(world: Path, retriever_dir: Path, tmp_path: Path) -> None:
+    for backend in ("torch", "bf16"):
+        config = TorchIndexConfig(encoder_backend=backend, shard_size=64, num_recall_queries=0)
+        build(config, prepared=world, retriever=retriever_dir, out=tmp_path / backend, device="cpu")
+    exact, half = (Shards.open(tmp_path / backend / "vectors").vectors() for backend in ("torch", "bf16"))
+    rows = np.arange(128)
+    assert 1e-4 < np.abs(exact[rows] - half[rows]).max() < 0.05  # made anew, and not with float32's precision
+    backends: dict[Backend, torch.dtype] = {"torch": torch.float32, "bf16": torch.bfloat16}
+    for backend, dtype in backends.items():
+        retriever = InProcessRetriever.open(tmp_path / "bf16", "cpu", encoder_backend=backend)
+        assert retriever._encoder is not None and ("Linear", dtype) in dtypes(retriever._encoder)
+        (hits,) = retriever.search(["Where does Hugo Haas live?"], 3)
+        assert hits[0].passage.contents.count("Hugo Haas")
+
+    shards = Shards.open(tmp_path / "bf16" / "vectors")
+    for number in (0, 1):
+        shards.path(number).unlink()
+    encode_in_processes(shards, 2, "cpu")  # each loads the encoder as the plan says
+    np.testing.assert_allclose(shards.vectors()[rows], half[rows], atol=1e-2)
+    assert np.abs(shards.vectors()[rows] - exact[rows]).max() > 1e-4
