@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import signal
@@ -19,13 +18,12 @@ from jointrag.config import Bm25IndexConfig, HybridIndexConfig, IndexConfig, Tor
 from jointrag.encoders import Encoder
 from jointrag.index import Shards, Vectors, build, load, plan
 from jointrag.index.encoding import encode_in_processes
-from jointrag.index.recall import recall, sample_queries
-from jointrag.index.search import open_dense
 from jointrag.jsonl import write_jsonl
 from jointrag.types import Passage
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120
+HERE: dict[str, Any] = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
 # builds, but says so and waits before the third of 8 shards is encoded
 STOPS = """
 import sys, time
@@ -44,6 +42,20 @@ def counting(self, texts, kind, batch_size=256):
 Encoder.encode = counting
 world, retriever, out = map(Path, sys.argv[1:])
 build(IndexConfig(shard_size=16), prepared=world, retriever=retriever, out=out, device="cpu")
+"""
+
+# starts two processes that embed, and says which they are
+STARTS = """
+import subprocess, sys
+from pathlib import Path
+from jointrag.index import Shards, encoding
+
+def saying(*arguments, popen=subprocess.Popen, **settings):
+    process = popen(*arguments, **settings)
+    print(process.pid, flush=True)
+    return process
+encoding.subprocess.Popen = saying
+encoding.encode_in_processes(Shards.open(Path(sys.argv[1])), 2, "cpu")
 """
 
 
@@ -74,8 +86,7 @@ def test_what_a_killed_build_has_embedded_is_kept(
     process = subprocess.Popen(
         [sys.executable, "-c", STOPS, str(world), str(retriever_dir), str(out)],
         stdout=subprocess.PIPE,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        **HERE,
     )
     assert process.stdout is not None
     try:
@@ -166,6 +177,23 @@ def test_a_process_that_fails_says_why(retriever_dir: Path, index_dir: Path, tmp
         encode_in_processes(shards, 2, "cpu")
 
 
+def test_processes_end_with_the_one_that_started_them(retriever_dir: Path, index_dir: Path, tmp_path: Path) -> None:
+    model = retriever_dir / "model"
+    shards = Shards.plan(tmp_path, corpus=index_dir / "corpus", corpus_fingerprint="any", model=model, shard_size=1)
+    process = subprocess.Popen([sys.executable, "-c", STARTS, str(tmp_path)], stdout=subprocess.PIPE, **HERE)
+    assert process.stdout is not None
+    try:
+        pidfds = [os.pidfd_open(int(process.stdout.readline())) for _ in range(2)]
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], TIMEOUT_S)[0], "it still runs"
+        os.close(pidfd)
+    assert len(shards.missing()) > 100
+
+
 def test_shards_can_be_made_one_by_one_in_any_order(retriever_dir: Path, index_dir: Path, tmp_path: Path) -> None:
     Shards.plan(
         tmp_path,
@@ -233,50 +261,3 @@ def test_bm25_leaves_the_encoder_alone(world: Path, tmp_path: Path) -> None:
     assert set(metrics) == {"index/passages", "index/bytes", "index/passages_per_s"}
     info = load(tmp_path).info
     assert (info.dim, info.encoder_paths, info.recall_at_10) == (0, (), None)
-
-
-# ---- recall ----------------------------------------------------------------------------------------------------------
-
-
-def test_recall_is_the_share_of_the_ten_nearest(index_dir: Path) -> None:
-    vectors = Shards.open(index_dir / "vectors").vectors()
-    rows, queries = vectors[np.arange(128)], vectors[np.arange(0, 128, 8)]
-
-    class Misses:
-        """Finds the first 7 of the 10 nearest, then nothing."""
-
-        def nearest(self, queries: Any, k: int) -> Any:
-            order = np.argsort(-(queries @ rows.T), axis=1)[:, :k]
-            order[:, 7:] = -1
-            return order, np.zeros(order.shape, dtype=np.float32)
-
-    assert recall(Misses(), vectors, queries, "cpu") == pytest.approx(0.7)
-    assert recall(open_dense(index_dir, IndexConfig(), vectors, "cpu"), vectors, queries, "cpu") == 1
-
-
-def test_recall_of_a_hasty_search_is_measured_stored_and_less(
-    world: Path, retriever_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = IndexConfig(factory="IVF16,Flat", nprobe=1)
-    with caplog.at_level(logging.INFO, "jointrag.index"):
-        metrics = build(config, prepared=world, retriever=retriever_dir, out=tmp_path, device="cpu")
-    order = [
-        next(i for i, line in enumerate(caplog.messages) if part in line)
-        for part in (
-            "IVF16,Flat: 128 vectors, trained on 128 of them; about",
-            "IVF16,Flat: trained",
-            "recall@10 against",
-        )
-    ]
-    assert order == sorted(order)
-    assert 0.1 < metrics["index/recall@10"] < 0.95
-    assert load(tmp_path, "cpu").info.recall_at_10 == metrics["index/recall@10"]
-
-
-def test_queries_are_questions_or_else_beginnings_of_passages(world: Path, index_dir: Path, tmp_path: Path) -> None:
-    corpus = load(index_dir, "cpu").corpus
-    drawn = sample_queries(world, corpus, 20)
-    assert drawn == sample_queries(world, corpus, 20)
-    assert len(drawn) == 20 and all(text.endswith("?") for text in drawn)
-    assert {"Ada Adler", "Hugo Haas"} < set(sample_queries(tmp_path, corpus, 128))
-    assert len(sample_queries(tmp_path, corpus, 5)) == 5
