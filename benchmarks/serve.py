@@ -137,7 +137,8 @@ def build_indexes(
             if found and not out.exists():  # its vectors, where the build keeps them, need not be made again
                 shutil.copytree(next(iter(found.values())), out)
             print(f"building {name} ({factory}) of {num_passages} passages", file=sys.stderr)
-            build(IndexConfig(factory=factory), prepared=prepared, retriever=retriever, out=out, device="cpu")
+            config = IndexConfig(factory=factory, encoder_backend="bf16")  # several times faster, and the same to serve
+            build(config, prepared=prepared, retriever=retriever, out=out, device="cpu")
         found[name] = out
     return found
 
