@@ -26,6 +26,7 @@ import requests
 from jointrag.config import ServerConfig
 from retrieval_server.address import bind
 from retrieval_server.options import settings
+from retrieval_server.state import FEW_ARENAS
 
 logger = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parents[1]
@@ -92,7 +93,7 @@ class ServerProcess:
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         self.restarts = 0
         self.failed: str | None = None
-        self._environment = dict(os.environ)
+        self._environment = {**FEW_ARENAS, **os.environ}
         if torch_threads:
             self._environment["OMP_NUM_THREADS"] = str(torch_threads)
         self._command = [

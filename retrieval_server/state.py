@@ -15,6 +15,8 @@ from filelock import FileLock
 from jointrag.jsonl import write_atomically
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the variable in which prometheus_client looks for it
+# glibc gives threads arenas of their own; dozens of handlers would keep what they freed in as many
+FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
 _INDEX, _LOCK = "index.json", "lock"
 
 

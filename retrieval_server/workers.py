@@ -132,7 +132,7 @@ class _Team:
             pass_fds=[fd],
             start_new_session=True,
             cwd=_ROOT,
-            env={**os.environ, shared_state.METRICS_FOLDER: str(self._state)},
+            env={**shared_state.FEW_ARENAS, **os.environ, shared_state.METRICS_FOLDER: str(self._state)},
         )
 
     def _bury(self, worker: _Worker, process: subprocess.Popen[bytes], code: int) -> None:

@@ -54,7 +54,7 @@ def test_three_minutes_of_load(index_dir: Path, tmp_path: Path) -> None:
             count += 1
         return count
 
-    config = ServerConfig(cache_size=20_000)
+    config = ServerConfig(cache_size=5_000, answer_cache_bytes=4 * 2**20)  # full within seconds
     with (
         serving(config, index=index_dir, log_path=tmp_path / "log", device="cpu", torch_threads=1) as server,
         ThreadPoolExecutor(CLIENTS) as pool,
@@ -75,5 +75,5 @@ def test_three_minutes_of_load(index_dir: Path, tmp_path: Path) -> None:
     early, late = max(memory[third : 2 * third]), max(memory[2 * third :])
     print(f"{num_requests} requests in {SECONDS:g} s; memory {early:.0f} MiB, later {late:.0f} MiB")
     assert num_requests > 10 * SECONDS
-    assert late < early + 10, memory
+    assert late < early + 15, memory
     assert "ERROR" not in (tmp_path / "log").read_text()
