@@ -46,7 +46,7 @@ def test_prompts_of_the_model_are_applied(retriever_dir: Path) -> None:
 
 def test_search_is_the_exact_nearest_neighbour_search(index_dir: Path) -> None:
     index = load(index_dir)
-    encoder = Encoder.load(index.encoder_path, "cpu")
+    encoder = Encoder.load(index.encoder_path or "", "cpu")
     passages = list(index.corpus)
     scores = (
         encoder.encode(["Where does Cora Dorn live?", "born in New Pell"], kind="query")
