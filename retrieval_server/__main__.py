@@ -120,6 +120,7 @@ def _open(args: argparse.Namespace, path: Path, service: Service) -> tuple[Retri
         torch.set_num_threads(args.torch_threads)
     found = InProcessRetriever.open(path, args.device, args.max_batch)
     info = asdict(found.index.info)
+    del info["files"]  # a row for each shard
     if service.reranker is None:
         return found, info
     retriever = RerankingRetriever(found, service.reranker, args.num_retrieved)
