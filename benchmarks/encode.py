@@ -20,27 +20,23 @@ float32. Last, queries are encoded one at a time.
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import shutil
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from benchmarks import record
+from benchmarks import command, record
 from benchmarks.record import Case, alone, compared
-from benchmarks.retrieval_training import DATA, SAMPLES, minilm
+from benchmarks.retrieval_training import DATA, minilm
 from evaluation.rankings import nearest
 from jointrag import corpus as corpus_files
 from jointrag.encoders import Encoder
@@ -69,19 +65,7 @@ Encoding = Callable[[Path, Path], Vectors]  # (a corpus, an empty folder) -> wha
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="some 60 passages, one round; writes no file unless --out is given"
-    )
-    parser.add_argument("--out", type=Path, help="default: encode.json in benchmarks/results/; none with --quick")
-    parser.add_argument("--samples", type=Path, default=SAMPLES, help="holds t2ranking/ and musique/ (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    if not given.samples.is_dir():
-        parser.error(f"no samples in {given.samples}; give the folder that holds t2ranking/ and musique/ (--samples)")
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(THREADS)
+    given = command.parse(command.parser("encode", __doc__, "some 60 passages, one round", rounds=3), THREADS)
     rounds, tried = (1, (16,)) if given.quick else (given.rounds, BATCH_SIZES)
     model = SentenceTransformer(minilm(), device="cpu")
     encoders = {OURS: Encoder.load(minilm(), "cpu"), HALF: Encoder.load(minilm(), "cpu", backend="bf16")}

@@ -17,12 +17,9 @@ Float32 sides must agree on every score, or nothing is recorded. Sides take turn
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +28,9 @@ from statistics import mean, median
 import torch
 from scipy.stats import kendalltau
 
-from benchmarks import record
+from benchmarks import command, record
 from benchmarks.record import Case, alone, compared
-from benchmarks.retrieval_training import DATA, SAMPLES, minilm
+from benchmarks.retrieval_training import DATA, minilm
 from jointrag import Reranker
 from trainers.retrieval.records import open_records
 
@@ -59,19 +56,7 @@ Scoring = Callable[[Pairs], list[float]]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="60 pairs, one round; writes no file unless --out is given"
-    )
-    parser.add_argument("--out", type=Path, help="default: rank.json in benchmarks/results/; none with --quick")
-    parser.add_argument("--samples", type=Path, default=SAMPLES, help="holds t2ranking/ and musique/ (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    if not given.samples.is_dir():
-        parser.error(f"no samples in {given.samples}; give the folder that holds t2ranking/ and musique/ (--samples)")
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(THREADS)
+    given = command.parse(command.parser("rank", __doc__, "60 pairs, one round", rounds=3), THREADS)
     rounds = 1 if given.quick else given.rounds
     with tempfile.TemporaryDirectory() as folder:
         pairs = mixed_pairs(60 if given.quick else 1_000, given.samples, Path(folder))

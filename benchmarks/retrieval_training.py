@@ -14,13 +14,10 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import logging
-import os
 import signal
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -30,7 +27,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import record
+from benchmarks import command, record
 from benchmarks.record import Case, alone, compared
 from benchmarks.training_meter import Meter, Run
 from benchmarks.training_sides import SIDES, Kind, without_dropout
@@ -38,7 +35,6 @@ from trainers.retrieval.groups import Group, Groups
 from trainers.retrieval.records import Record, open_records, write_records
 
 RESULTS = Path(__file__).parent / "results"
-SAMPLES = Path(os.environ.get("JOINTRAG_SAMPLES", Path(__file__).parents[1] / "../shared/data"))
 THREADS = 2
 SAME_LOSS = 1e-3
 NAMES = {"trainer": "sentence-transformers' trainer", "padded": "padded to the maximum"}
@@ -232,19 +228,10 @@ def _median(runs: Sequence[Run], of: Callable[[Run], float]) -> float:
 
 def main(script: str, description: str | None, make_kind: Callable[[bool], Kind], effort: Effort) -> int:
     """The command of one script. `make_kind` is asked whether a quick one will do."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smaller steps; writes no file unless --out is given")
-    parser.add_argument("--out", type=Path, help=f"default: {script}.json in benchmarks/results/; none with --quick")
-    parser.add_argument("--samples", type=Path, default=SAMPLES, help="holds t2ranking/ and musique/ (%(default)s)")
+    parser = command.parser(script, description, "smaller steps", effort.rounds)
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA))
-    parser.add_argument("--rounds", type=int, default=effort.rounds)
     parser.add_argument("--probe", choices=list(SIDES), help=argparse.SUPPRESS)  # one measurement of memory
-    given = parser.parse_args()
-    if not given.samples.is_dir():
-        parser.error(f"no samples in {given.samples}; give the folder that holds t2ranking/ and musique/ (--samples)")
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(THREADS)
+    given = command.parse(parser, THREADS)
     effort = replace(effort, rounds=1, num_steps=1) if given.quick else replace(effort, rounds=given.rounds)
     kind = make_kind(given.quick)
     cases: list[Case] = []

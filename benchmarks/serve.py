@@ -36,10 +36,11 @@ from statistics import median
 from typing import Any
 
 from benchmarks import record
+from benchmarks.command import SAMPLES
 from benchmarks.real_questions import RealQuestions
 from benchmarks.real_questions import load as load_questions
 from benchmarks.record import Case, alone, compared
-from benchmarks.retrieval_training import SAMPLES, minilm
+from benchmarks.retrieval_training import minilm
 from jointrag.types import Passage
 
 ROOT = Path(__file__).parents[1]
