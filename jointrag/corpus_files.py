@@ -21,7 +21,7 @@ import os
 import zlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,15 @@ class Copied:
 
 def find(folder: Path) -> Path:
     """The corpus file of a folder: corpus.jsonl, corpus.tsv …  Raises ValueError for none or several."""
-    there = [path for suffix in _FORMATS if (path := folder / f"corpus{suffix}").is_file()]
+    return only_file(folder, "corpus", _FORMATS)
+
+
+def only_file(folder: Path, name: str, formats: Sequence[str]) -> Path:
+    """The file of this name, in whichever of the formats. Raises ValueError for none or several."""
+    there = [path for ending in formats if (path := folder / f"{name}{ending}").is_file()]
     if not there:
-        raise ValueError(f"{folder / 'corpus.jsonl'}: no such file (nor .tsv or .parquet)")
+        others = " or ".join(ending for ending in formats[1:] if not ending.endswith(".gz"))
+        raise ValueError(f"{folder / f'{name}{formats[0]}'}: no such file (nor {others})")
     if len(there) > 1:
         raise ValueError(f"{folder}: {' and '.join(path.name for path in there)} are there; keep the one that counts")
     return there[0]

@@ -20,7 +20,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Said:
-    """JSON, or text as it is. Status 0 hangs up without a word."""
+    """JSON; text and bytes as they are. Status 0 hangs up without a word."""
 
     body: Any
     status: int = 200
@@ -32,12 +32,19 @@ def answering(answer: Callable[[Asked], Said]) -> Iterator[str]:
     """The server's address, http://127.0.0.1:PORT. Requests are answered each in a thread of its own."""
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.reply({})
+
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def reply(self, body: dict[str, Any]) -> None:
             said = answer(Asked(self.path, dict(self.headers), body))
             if said.status == 0:
                 return
-            content = (said.body if isinstance(said.body, str) else json.dumps(said.body)).encode()
+            content = said.body
+            if not isinstance(content, bytes):
+                content = (content if isinstance(content, str) else json.dumps(content)).encode()
             self.send_response(said.status)
             for name, value in {"Content-Length": str(len(content)), **said.headers}.items():
                 self.send_header(name, value)
@@ -48,6 +55,7 @@ def answering(answer: Callable[[Asked], Said]) -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True  # a request that is never answered does not keep the test
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:

@@ -18,6 +18,7 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from jointrag.config.data import QuestionField
+from jointrag.corpus_files import only_file
 from jointrag.datasets.rows import rows
 from jointrag.jsonl import in_plain_words, read_rows
 from jointrag.metrics import normalize
@@ -32,12 +33,7 @@ _QUESTION = TypeAdapter(Question)
 
 def find_questions(folder: Path, split: str) -> Path:
     """The file of a split. Raises ValueError for none or several."""
-    there = [path for suffix in FORMATS if (path := folder / f"{split}{suffix}").is_file()]
-    if not there:
-        raise ValueError(f"{folder / split}.jsonl: no such file (nor .csv, .tsv or .parquet)")
-    if len(there) > 1:
-        raise ValueError(f"{folder}: {' and '.join(path.name for path in there)} are there; keep the one that counts")
-    return there[0]
+    return only_file(folder, split, FORMATS)
 
 
 def read_questions(path: Path, columns: Mapping[QuestionField, str]) -> list[Placed]:

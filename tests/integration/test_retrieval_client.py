@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -17,6 +15,7 @@ from jointrag import retrieval_client
 from jointrag.config import ServerConfig
 from jointrag.retrieval import HttpRetriever, RetrieverUnavailable
 from jointrag.types import Hit
+from tests.answering import Asked, Said, answering
 from tests.serving import Counting, listening, service_over
 
 Answer = tuple[int, dict[str, str], object]
@@ -26,38 +25,12 @@ Answer = tuple[int, dict[str, str], object]
 def scripted(answer: Callable[[str, str | None], Answer]) -> Iterator[str]:
     """A server that says what `answer` makes of the path and the Authorization header; its address."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def said(asked: Asked) -> Said:
+        status, headers, value = answer(asked.path, asked.headers.get("Authorization"))
+        return Said(value, status, headers)
 
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.reply()
-
-        def do_GET(self) -> None:
-            self.reply()
-
-        def reply(self) -> None:
-            status, headers, value = answer(self.path, self.headers["Authorization"])
-            body = value if isinstance(value, bytes) else json.dumps(value).encode()
-            self.send_response(status)
-            for name, text in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, text)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answering(said) as address:
+        yield address
 
 
 def free_port() -> int:
