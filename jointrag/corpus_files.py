@@ -26,8 +26,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jointrag.config.data import OnBadLine
 from jointrag.jsonl import write_jsonl
 from jointrag.progress import progress
@@ -148,6 +146,8 @@ def copy(source: Path, out: Path, on_bad_line: OnBadLine = "refuse", wanted: Col
 
 def _later_copies(written: Path, hashes: array[int], lines: array[int], problems: Problems) -> set[int]:
     """Places of the passages whose id an earlier one has. The file is read again only where hashes are equal."""
+    import numpy as np  # only here: settings are checked with the rest of this file, and at once
+
     values, counts = np.unique(np.frombuffer(hashes, dtype=np.int64), return_counts=True)
     repeated = set(values[counts > 1].tolist())
     copies: set[int] = set()

@@ -34,10 +34,10 @@ def test_help_lists_presets_without_loading_anything_heavy(flow: str) -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--preset", "dmeo"], "error: unknown preset 'dmeo'; did you mean demo?; known presets: demo, paper"),
+        (["--preset", "dmeo"], "error: unknown preset 'dmeo'; did you mean demo?; known presets: demo, index"),
         (["--set", "mappo.num_stepz=3"], "error: unknown setting mappo.num_stepz; did you mean mappo.num_steps?"),
         (["--set", "mappo.num_steps=x"], "error: mappo.num_steps: expected a valid integer"),
-        (["--preset", "paper"], "error: dataset.name=hotpotqa cannot be downloaded and converted yet"),
+        (["--set", "dataset.name=nq", "--set", "dataset.corpus=no.tsv"], "error: dataset.corpus=no.tsv: no such file"),
         (["--force", "mapo"], "argument --force: invalid choice: 'mapo'"),
         (["--unknown"], "unrecognized arguments: --unknown"),
     ],
