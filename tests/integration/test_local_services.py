@@ -51,10 +51,10 @@ def test_up_deploy_run(up: tuple[Services, int, int], capsys: pytest.CaptureFixt
     environment = os.environ | services.environment(prefect_port, mlflow_port)
     watch = [sys.executable, "-m", "flows.watch"]
     run = subprocess.run(
-        [*watch, "full-pipeline/paper"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180
+        [*watch, "full-pipeline/single-gpu"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180
     )
     assert run.returncode == 1, run.stdout + run.stderr
-    assert "runtime.device=cuda, but there is no usable NVIDIA GPU here" in run.stderr
+    assert "dataset.path=data/my-corpus: no such folder" in run.stderr
     assert f"http://{HOST}:{prefect_port}/runs/flow-run/" in run.stdout
 
     unknown = subprocess.run(
