@@ -15,12 +15,12 @@ import os
 import select
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
+from jointrag.recently_used import RecentlyUsed
 from jointrag.types import Hit, Passage
 
 logger = logging.getLogger(__name__)
@@ -79,8 +79,7 @@ class HttpRetriever:
         self._headers = {"Content-Type": "application/json"}
         if token := token or os.environ.get(TOKEN_VARIABLE):
             self._headers["Authorization"] = f"Bearer {token}"
-        self._cache_size = cache_size
-        self._cache: OrderedDict[tuple[str, int], list[Hit]] = OrderedDict()
+        self._known = RecentlyUsed[tuple[str, int], list[Hit]](cache_size)
         self._idle: list[HTTPConnection] = []
         self._lock = threading.Lock()
 
@@ -89,21 +88,14 @@ class HttpRetriever:
 
         Raises RetrieverUnavailable; ValueError for a request that the server refuses, RuntimeError for one it fails on.
         """
-        found: dict[str, list[Hit]] = {}
-        with self._lock:
-            for query in queries:
-                if (hits := self._cache.get((query, k))) is not None:
-                    self._cache.move_to_end((query, k))
-                    found[query] = hits
+        known = self._known.find((query, k) for query in queries)
+        found = {query: hits for (query, _), hits in known.items()}
         missing = [query for query in dict.fromkeys(queries) if query not in found]
         for start in range(0, len(missing), self._max_queries):
             asked = missing[start : start + self._max_queries]
             fresh = dict(zip(asked, self._ask(asked, k), strict=True))
             found |= fresh
-            with self._lock:
-                self._cache.update({(query, k): hits for query, hits in fresh.items()})
-                while len(self._cache) > self._cache_size:
-                    self._cache.popitem(last=False)
+            self._known.add({(query, k): hits for query, hits in fresh.items()})
         return [list(found[query]) for query in queries]
 
     def _ask(self, queries: list[str], k: int) -> list[list[Hit]]:

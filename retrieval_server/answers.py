@@ -8,12 +8,12 @@ they came from, and a request is only the same one if it carries the same token.
 from __future__ import annotations
 
 import io
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from jointrag.recently_used import RecentlyUsed
 
 if TYPE_CHECKING:
     from retrieval_server.service import Service
@@ -34,26 +34,15 @@ class AnswerCache:
     """Safe for several threads; forgets the least recently used."""
 
     def __init__(self, num_bytes: int) -> None:
-        self._most = self._room = num_bytes
-        self._answers: OrderedDict[Key, Answer] = OrderedDict()
-        self._lock = threading.Lock()
+        self._largest = num_bytes // _SHARE
+        self._answers = RecentlyUsed[Key, Answer](num_bytes, _size)
 
     def find(self, key: Key) -> Answer | None:
-        with self._lock:
-            if (answer := self._answers.get(key)) is not None:
-                self._answers.move_to_end(key)
-            return answer
+        return self._answers.find([key]).get(key)
 
     def add(self, key: Key, answer: Answer) -> None:
-        if _size(key, answer) * _SHARE > self._most:
-            return
-        with self._lock:
-            if key in self._answers:
-                return
-            self._answers[key] = answer
-            self._room -= _size(key, answer)
-            while self._room < 0:
-                self._room += _size(*self._answers.popitem(last=False))
+        if _size(key, answer) <= self._largest:
+            self._answers.add({key: answer})
 
 
 def _size(key: Key, answer: Answer) -> int:

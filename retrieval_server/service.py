@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from jointrag.config import ServerConfig
+from jointrag.recently_used import RecentlyUsed
 from jointrag.reranker import Reranker
 from jointrag.retrieval import Retriever
 from jointrag.types import Hit
 from retrieval_server.answers import AnswerCache
 from retrieval_server.batching import Batcher, QueueFull
 from retrieval_server.bodies import Refused
-from retrieval_server.cache import ResultCache
 from retrieval_server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Served:
     generation: int
     retriever: Retriever
     info: Mapping[str, object]
-    cache: ResultCache
+    cache: RecentlyUsed[tuple[str, int], list[Hit]]  # by query and k
     answers: AnswerCache
 
 
@@ -103,7 +103,7 @@ class Service:
             generation,
             retriever,
             info,
-            ResultCache(self.config.cache_size),
+            RecentlyUsed(self.config.cache_size, lambda _, hits: max(1, len(hits))),  # none takes room, too
             AnswerCache(self.config.answer_cache_bytes),
         )
         self.metrics.generation.set(generation)
@@ -135,11 +135,11 @@ class Service:
         self._check_ready()
         served = self.served
         unique = dict.fromkeys(queries)
-        found = served.cache.find(unique, k)
+        found = {query: hits for (query, _), hits in served.cache.find((query, k) for query in unique).items()}
         if missing := [query for query in unique if query not in found]:
             searched = self._queued(lambda: self._batcher.search(missing, k, served.retriever))
             fresh = dict(zip(missing, searched, strict=True))
-            served.cache.add(fresh, k)
+            served.cache.add({(query, k): hits for query, hits in fresh.items()})
             found |= fresh
         self.metrics.cache_hits.inc(len(unique) - len(missing))
         self.metrics.cache_misses.inc(len(missing))

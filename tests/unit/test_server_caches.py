@@ -5,36 +5,28 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jointrag.types import Hit, Passage
+from jointrag.recently_used import RecentlyUsed
 from retrieval_server.answers import Answer, AnswerCache, Key
-from retrieval_server.cache import ResultCache
-
-
-def hits(count: int) -> list[Hit]:
-    return [Hit(Passage(str(i), "", ""), 1.0) for i in range(count)]
 
 
 def key(name: str) -> Key:
     return ("/search", "", name.encode())
 
 
-def test_results_take_room_by_their_passages() -> None:
-    cache = ResultCache(10)
-    cache.add({"a": hits(4), "b": hits(4)}, 4)
-    assert cache.find(["a"], 4) == {"a": hits(4)}
-    cache.add({"c": hits(3)}, 4)  # 11: b goes, a was asked since
-    assert set(cache.find(["a", "b", "c"], 4)) == {"a", "c"}
-    assert cache.find(["a"], 5) == {}
+def test_the_least_recently_asked_goes_first() -> None:
+    known = RecentlyUsed[str, str](10, lambda _, value: len(value))
+    known.add({"a": "1234", "b": "1234"})
+    assert known.find(["a"]) == {"a": "1234"}
+    known.add({"c": "123"})  # 11: b goes, a was asked since
+    assert set(known.find(["a", "b", "c"])) == {"a", "c"}
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 7)), max_size=40), st.integers(0, 12))
-def test_results_never_take_more_room_than_there_is(adds: list[tuple[str, int]], room: int) -> None:
-    cache = ResultCache(room)
-    known: dict[tuple[str, int], int] = {}
-    for query, k in adds:
-        cache.add({query: hits(k)}, k)
-        known[query, k] = max(1, k)
-        assert sum(size for (one, number), size in known.items() if cache.find([one], number)) <= room
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 7)), max_size=40), st.integers(0, 12))
+def test_there_is_never_more_than_there_is_room_for(adds: list[tuple[str, int]], room: int) -> None:
+    known = RecentlyUsed[tuple[str, int], int](room, lambda _, size: size)
+    for name, size in adds:
+        known.add({(name, size): size})
+        assert sum(known.find(set(adds)).values()) <= room
 
 
 def test_answers_take_room_by_their_bytes() -> None:
