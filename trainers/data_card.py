@@ -9,20 +9,19 @@ the tokenizer.
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, quantiles
 from typing import TYPE_CHECKING
 
+from jointrag.lengths import num_words
 from jointrag.types import Episode, Example
 
 if TYPE_CHECKING:
     from trainers.agent_data import Labelled
 
 NUM_SAMPLES = 20
-_WORD = re.compile(r"[぀-ヿ㐀-䶿一-鿿가-힯]|\w+|[^\w\s]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +91,8 @@ def _examples(labelled: Sequence[Labelled]) -> str:
             of_agent[example.prompt.agent].append(example)
     rows = []
     for agent, examples in of_agent.items():
-        prompts = [_length(f"{e.prompt.instructions} {e.prompt.content}") for e in examples]
-        responses = [_length(e.response) for e in examples]
+        prompts = [num_words(f"{e.prompt.instructions} {e.prompt.content}") for e in examples]
+        responses = [num_words(e.response) for e in examples]
         empty = sum(not e.response for e in examples)
         share = f"{len(examples) / max(1, len(labelled)):.0%}"
         rows.append((agent, f"{len(examples):,}", share, _spread(prompts), _spread(responses), f"{empty:,}"))
@@ -124,10 +123,6 @@ def _questions(episodes: Sequence[Episode]) -> str:
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-
-
-def _length(text: str) -> int:
-    return sum(1 for _ in _WORD.finditer(text))
 
 
 def _spread(lengths: Sequence[int]) -> str:

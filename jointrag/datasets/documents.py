@@ -20,13 +20,13 @@ from typing import Any
 
 from jointrag.config import ChunkingConfig
 from jointrag.jsonl import write_atomically, write_jsonl
+from jointrag.lengths import num_words
 from jointrag.progress import progress
 from jointrag.types import Passage
 
 logger = logging.getLogger(__name__)
 _PLAIN, _CONVERTED = (".txt", ".md"), (".html", ".htm", ".pdf", ".docx")
 _MARKDOWN = (".md", ".html", ".htm", ".docx")  # what has headings once it is converted
-_TOKEN = re.compile(r"[぀-ヿ㐀-䶿一-鿿가-힯]|\w+|[^\w\s]")  # about a token each, in any language
 _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 
 
@@ -105,7 +105,7 @@ def _title(path: Path, text: str) -> str:
 def _splitter(config: ChunkingConfig) -> Callable[[Path, str], list[tuple[int, str]]]:
     """What cuts the text of a file into (place of its first character, chunk)."""
     splitting = _package("semantic_text_splitter")
-    count = _num_tokens if config.tokenizer is None else _tokens_of(config.tokenizer)
+    count = num_words if config.tokenizer is None else _tokens_of(config.tokenizer)
     made = {
         is_markdown: kind.from_callback(count, config.num_tokens, config.overlap)
         for is_markdown, kind in ((True, splitting.MarkdownSplitter), (False, splitting.TextSplitter))
@@ -118,10 +118,6 @@ def _tokens_of(tokenizer: str) -> Callable[[str], int]:
 
     made = AutoTokenizer.from_pretrained(tokenizer)
     return lambda text: len(made(text, add_special_tokens=False, verbose=False).input_ids)
-
-
-def _num_tokens(text: str) -> int:
-    return sum(1 for _ in _TOKEN.finditer(text))
 
 
 def _package(name: str) -> Any:

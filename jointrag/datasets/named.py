@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jointrag.config import FlashRagDataset, PublicDataset
+from jointrag.config import FlashRagDataset, NamedDataset
 from jointrag.corpus_files import Copied
 from jointrag.datasets.downloads import corpus_file, from_hub
 from jointrag.datasets.files import copy_corpus, corpus_metrics
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 Numbered = Iterable[tuple[str, Mapping[str, Any]]]  # where a row is from, for errors; the row
 
 
-def prepare(config: PublicDataset, *, seed: int, out: Path) -> dict[str, float]:
+def prepare(config: NamedDataset | FlashRagDataset, *, seed: int, out: Path) -> dict[str, float]:
     """Write questions/{source,train,dev,test}.jsonl and corpus.jsonl below `out`.
 
     Raises ValueError naming the file, the row and the remedy, or what to put where when nothing can be downloaded.
     """
-    name = config.name  # type: ignore[attr-defined]
+    name = config.name
     public = SETS[name]
     if config.path is not None:
         splits = {split: rows(file) for split, file in find_splits(config.path).items()}
@@ -55,7 +55,7 @@ def prepare(config: PublicDataset, *, seed: int, out: Path) -> dict[str, float]:
     return metrics
 
 
-def _corpus(config: PublicDataset, own: Path, out: Path) -> Copied:
+def _corpus(config: NamedDataset | FlashRagDataset, own: Path, out: Path) -> Copied:
     if config.corpus == "own":
         return copy_corpus(own, out / "corpus.jsonl", "refuse")
     source = config.corpus if isinstance(config.corpus, Path) else corpus_file(config.corpus, config.downloads)

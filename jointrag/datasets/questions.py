@@ -11,7 +11,7 @@ no id is numbered.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from jointrag.config.data import QuestionField
 from jointrag.corpus_files import only_file
 from jointrag.datasets.rows import rows
-from jointrag.jsonl import in_plain_words, read_rows
+from jointrag.jsonl import in_plain_words
 from jointrag.metrics import normalize
 from jointrag.types import Question
 
@@ -43,7 +43,7 @@ def read_questions(path: Path, columns: Mapping[QuestionField, str]) -> list[Pla
     """
     found: list[Placed] = []
     taken: set[str] = set()
-    for number, (place, row) in enumerate(_rows(path), 1):
+    for number, (place, row) in enumerate(rows(path), 1):
         question = _question(row, columns, place, path, number)
         where = f"{place}: question {question.id!r}"
         if not question.text.strip():
@@ -60,12 +60,6 @@ def read_questions(path: Path, columns: Mapping[QuestionField, str]) -> list[Pla
     if not found:
         raise ValueError(f"{path}: no questions; write one JSON object per line with id, text and answers")
     return found
-
-
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if path.suffix == ".jsonl":
-        return ((f"{path}, line {number}", row) for number, row in read_rows(path, _NAMES))
-    return rows(path)
 
 
 def _question(

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jointrag.jsonl import read_rows
+
 Numbered = Iterator[tuple[str, dict[str, Any]]]  # "FILE, row 3", the row
 
 _SPLITS = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
@@ -35,18 +37,19 @@ def find_splits(folder: Path) -> dict[str, Path]:
 
 def rows(path: Path) -> Numbered:
     """Every row of `path` with the place it stands at. Raises ValueError for a file that cannot be read."""
-    read = {
-        ".json": _json,
-        ".jsonl": _json_lines,
-        ".csv": _comma_separated,
-        ".tsv": _tab_separated,
-        ".parquet": _parquet,
-    }[path.suffix]
+    if path.suffix == ".jsonl":
+        yield from _json_lines(path)
+        return
+    read = {".json": _json, ".csv": _comma_separated, ".tsv": _tab_separated, ".parquet": _parquet}[path.suffix]
     for number, row in enumerate(read(path), 1):
-        where = f"{path}, {'line' if path.suffix == '.jsonl' else 'row'} {number}"
+        where = f"{path}, row {number}"
         if not isinstance(row, dict):
             raise ValueError(f"{where}: expected an object, found {type(row).__name__}")
         yield where, row
+
+
+def _json_lines(path: Path) -> Numbered:
+    return ((f"{path}, line {number}", row) for number, row in read_rows(path, ("question", "answer")))
 
 
 def _json(path: Path) -> Iterator[Any]:
@@ -54,22 +57,13 @@ def _json(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8") as file:
         first = next((line for line in file if line.strip()), "")
     if first.strip().startswith("{") and first.strip().endswith("}"):
-        yield from _json_lines(path)
+        yield from (row for _, row in _json_lines(path))
         return
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}); download it again") from None
     yield from content["Data"] if isinstance(content, dict) and "Data" in content else content
-
-
-def _json_lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: not a JSON object ({error})") from None
 
 
 def _tab_separated(path: Path, delimiter: str = "\t") -> Iterator[Any]:

@@ -15,6 +15,7 @@ from pyarrow import parquet
 from jointrag.config import ChunkingConfig, CorpusDataset, FilesDataset
 from jointrag.datasets import documents, prepare
 from jointrag.jsonl import read_jsonl
+from jointrag.lengths import num_words
 from jointrag.types import Passage, Question
 
 TEXT = "\n\n".join(f"Paragraph {i} is about pump number {i}. It has two sentences." for i in range(12))
@@ -101,7 +102,7 @@ def test_passages_know_their_file_title_and_place(folder: Path, tmp_path: Path) 
         if passage.id.startswith("notes"):
             start, end = map(int, passage.id.split("#")[1].split("-"))
             assert TEXT[start:end] == passage.text
-        assert documents._num_tokens(passage.text) <= 40
+        assert num_words(passage.text) <= 40
     notes = [passage.text for passage in passages if passage.id.startswith("notes")]
     assert len(notes) > 3
     assert all(text.startswith("Paragraph") for text in notes)
