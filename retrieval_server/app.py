@@ -40,21 +40,21 @@ _SEARCH_R1_TOPK = 3  # what Search-R1's server takes where a client does not say
 
 def create_app(service: Service, token: str | None = None) -> Flask:
     """The application; requests without `token`, where there is one, are refused."""
-    from flask import Flask, g, request
-    from werkzeug.exceptions import HTTPException
+    from flask import Flask
 
     app = Flask("retrieval_server")
     app.wsgi_app = Remembering(app.wsgi_app, service)  # type: ignore[method-assign]
+    _watch_requests(app, service, token)
+    _add_searches(app, service)
+    _add_reload(app, service, has_token=token is not None)
+    _add_monitoring(app, service)
+    _add_errors(app)
+    return app
 
-    def body(where_empty: bytes = b"") -> Body:
-        most = service.config.max_body_bytes
-        if (request.content_length or 0) > most:
-            raise Refused(413, f"a body of {request.content_length} bytes; {most} are read (server.max_body_bytes)")
-        return Body(request.get_data(cache=False) or where_empty, service.config)
 
-    def find(queries: list[str], k: int) -> list[list[Hit]]:
-        request.environ[NUM_QUERIES] = len(queries)
-        return service.search(queries, k)
+def _watch_requests(app: Flask, service: Service, token: str | None) -> None:
+    """Who is let in, and what is counted."""
+    from flask import g, request
 
     @app.before_request
     def admit() -> None:
@@ -66,9 +66,24 @@ def create_app(service: Service, token: str | None = None) -> Flask:
         if is_overflow() and request.path not in FOR_MONITORS:
             raise Refused(503, "too many requests are waiting (server.max_queued_queries); ask again later", 1)
 
+    @app.after_request
+    def count(response: Response) -> Response:
+        rule = request.url_rule  # the path of a request for nothing could be anything: it is no label
+        endpoint = rule.rule if rule is not None else "other"
+        service.metrics.observe(endpoint, response.status_code, time.perf_counter() - g.started)
+        return response
+
+
+def _add_searches(app: Flask, service: Service) -> None:
+    from flask import request
+
+    def find(queries: list[str], k: int) -> list[list[Hit]]:
+        request.environ[NUM_QUERIES] = len(queries)
+        return service.search(queries, k)
+
     @app.post("/v1/search")
     def v1_search() -> Response:
-        asked = body()
+        asked = _body(service)
         queries, k = asked.queries("queries"), asked.k("k")
         min_score, most = asked.number("min_score"), asked.k("max_results", default=k)
         with_text = asked.flag("texts", True)
@@ -80,7 +95,7 @@ def create_app(service: Service, token: str | None = None) -> Flask:
 
     @app.post("/search")
     def search() -> Response:
-        asked = body()
+        asked = _body(service)
         questions, k = asked.queries("questions"), asked.k("N")
         results = find(questions, k)
         return _json(
@@ -92,14 +107,14 @@ def create_app(service: Service, token: str | None = None) -> Flask:
 
     @app.post("/retrieve")
     def retrieve() -> Response:
-        asked = body()
+        asked = _body(service)
         queries, k = asked.queries("queries"), asked.k("topk", default=_SEARCH_R1_TOPK)
         with_scores = asked.flag("return_scores", False)
         return _json({"result": [[_document(hit, with_scores) for hit in hits] for hits in find(queries, k)]})
 
     @app.post("/rerank")
     def rerank() -> Response:
-        asked = body()
+        asked = _body(service)
         query, texts = asked.query("query"), asked.strings("texts")
         raw, with_text = asked.flag("raw_scores", False), asked.flag("return_text", False)
         if not service.has_reranker:
@@ -107,15 +122,19 @@ def create_app(service: Service, token: str | None = None) -> Flask:
         ranked = service.rerank(query, texts, normalize=not raw)
         return _json([{"index": i, "score": score} | ({"text": texts[i]} if with_text else {}) for i, score in ranked])
 
+
+def _add_reload(app: Flask, service: Service, *, has_token: bool) -> None:
     @app.post("/v1/reload")
     def reload() -> Response:
-        if token is None:
+        if not has_token:
             raise Refused(403, "only a server with a token takes this; send its process SIGHUP instead")
-        asked = body(where_empty=b"{}")
+        asked = _body(service, where_empty=b"{}")
         path, wait = asked.text("index"), asked.flag("wait", False)
         state = service.reload(Path(path) if path else None, wait=wait)
         return _json(state, {"loading": 202, "failed": 422}.get(str(state["status"]), 200))
 
+
+def _add_monitoring(app: Flask, service: Service) -> None:
     @app.get("/health")
     def health() -> Response:
         state = service.state
@@ -130,6 +149,11 @@ def create_app(service: Service, token: str | None = None) -> Flask:
     @app.get("/metrics")
     def metrics() -> Response:
         return app.response_class(service.metrics.text(), content_type=CONTENT_TYPE)
+
+
+def _add_errors(app: Flask) -> None:
+    from flask import request
+    from werkzeug.exceptions import HTTPException
 
     @app.errorhandler(Refused)
     def refused(error: Refused) -> Response:
@@ -149,17 +173,21 @@ def create_app(service: Service, token: str | None = None) -> Flask:
         logger.exception("%s failed", request.path)
         return _json({"error": f"{type(error).__name__}: {error}"}, 500)
 
-    @app.after_request
-    def count(response: Response) -> Response:
-        rule = request.url_rule  # the path of a request for nothing could be anything: it is no label
-        endpoint = rule.rule if rule is not None else "other"
-        service.metrics.observe(endpoint, response.status_code, time.perf_counter() - g.started)
-        return response
 
-    def _json(value: Any, status: int = 200) -> Response:
-        return app.response_class(json.dumps(value), status, content_type="application/json")
+def _body(service: Service, where_empty: bytes = b"") -> Body:
+    """What the request that is being answered says."""
+    from flask import request
 
-    return app
+    most = service.config.max_body_bytes
+    if (request.content_length or 0) > most:
+        raise Refused(413, f"a body of {request.content_length} bytes; {most} are read (server.max_body_bytes)")
+    return Body(request.get_data(cache=False) or where_empty, service.config)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    from flask import Response
+
+    return Response(json.dumps(value), status, content_type="application/json")
 
 
 def _row(hit: Hit, with_text: bool) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,3 +75,14 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 30, every_s: fl
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(every_s)
+
+
+def ended(pid: int, timeout_s: float = 20) -> bool:
+    """Whether the process, of anybody, ends in time."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    is_over = bool(select.select([pidfd], [], [], timeout_s)[0])
+    os.close(pidfd)
+    return is_over

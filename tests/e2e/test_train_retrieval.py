@@ -15,7 +15,7 @@ from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTran
 
 from jointrag.jsonl import write_jsonl
 from tests.e2e.test_smoke import ROOT, processes_in
-from tests.integration.test_server_process import wait_until
+from tests.serving import wait_until
 from tests.three_kinds import save_three_kinds
 from tests.tiny import tiny_lm
 from tests.word_rankers import WORDS, same_words, tiny_bert

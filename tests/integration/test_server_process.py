@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,24 +18,7 @@ import requests
 from jointrag.config import ServerConfig
 from jointrag.retrieval import HttpRetriever, InProcessRetriever, RetrieverUnavailable
 from retrieval_server.process import ServerProcess, serving
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
-def wait_for_end(pid: int, timeout_s: float = 15) -> bool:
-    """Whether the process (of anybody) ends in time."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    ended = bool(select.select([pidfd], [], [], timeout_s)[0])
-    os.close(pidfd)
-    return ended
+from tests.serving import ended, wait_until
 
 
 def kill(server: ServerProcess) -> None:
@@ -74,7 +54,7 @@ def test_life_of_a_server(index_dir: Path, tmp_path: Path) -> None:
         with pytest.raises(RetrieverUnavailable):
             HttpRetriever(server.url, timeout_s=0.2).search(["anybody there?"], 1)
         second = server.pid
-    assert wait_for_end(second)
+    assert ended(second)
     assert log.read_text().count("ready: 128 passages") == 2
 
 
@@ -84,7 +64,7 @@ def test_stopped_at_the_end_of_the_block_even_after_an_error(index_dir: Path, tm
     with suppress(KeyboardInterrupt), serving(config, index=index_dir, log_path=log, device="cpu") as server:
         pid, url = server.pid, server.url
         raise KeyboardInterrupt
-    assert wait_for_end(pid)
+    assert ended(pid)
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{url}/health", timeout=5)
     assert server.restarts == 0
@@ -106,7 +86,7 @@ def test_slow_start_is_given_up_and_leaves_no_process(index_dir: Path, tmp_path:
             server.start()
     finally:
         server.stop()
-    assert wait_for_end(server.pid)
+    assert ended(server.pid)
 
 
 def test_busy_port_is_named_at_once(index_dir: Path, tmp_path: Path) -> None:
@@ -141,7 +121,7 @@ def test_killed_parent_leaves_no_server(index_dir: Path, tmp_path: Path) -> None
     finally:
         parent.kill()
         parent.communicate()
-    assert wait_for_end(pid), "the server outlived its parent"
+    assert ended(pid), "the server outlived its parent"
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{url}/health", timeout=5)
 

@@ -126,7 +126,7 @@ def test_a_request_of_before_is_answered_by_the_index_of_before(service: Service
         gate.set()
         assert before.result(10)[0][0].passage.id == "first 1"
     assert service.search(["before"], 1)[0][0].passage.id == "second 2"  # the old answer is in the old cache
-    assert old.cache.find(["before"], 1)
+    assert old.cache.find([("before", 1)])
     service.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import shutil
 import signal
 import socket
@@ -22,7 +21,7 @@ import requests
 from jointrag.config import ServerConfig
 from jointrag.retrieval import HttpRetriever, InProcessRetriever
 from retrieval_server.process import serving
-from tests.serving import wait_until
+from tests.serving import ended, wait_until
 
 TOKEN = {"Authorization": "Bearer secret"}
 
@@ -92,16 +91,6 @@ def workers(url: str, count: int) -> dict[int, dict[str, object]]:
     return found
 
 
-def gone(pid: int, timeout_s: float = 20) -> bool:
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    ended = bool(select.select([pidfd], [], [], timeout_s)[0])
-    os.close(pidfd)
-    return ended
-
-
 def test_two_workers_live_die_and_reload_together(index_dir: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(index_dir, other)
@@ -141,7 +130,7 @@ def test_two_workers_live_die_and_reload_together(index_dir: Path, tmp_path: Pat
 
         pids = set(workers(url, 2))
         assert server.stop() == 0
-        assert all(gone(pid, 1) for pid in pids)
+        assert all(ended(pid, 1) for pid in pids)
         with pytest.raises(requests.ConnectionError):
             info(url)
 
@@ -153,7 +142,7 @@ def test_devices_on_consecutive_ports(index_dir: Path) -> None:
         assert all(len(HttpRetriever(url, token="secret").search(["Ada"], 4)[0]) == 4 for url in urls)
         pids = [int(str(info(url)["pid"])) for url in urls]
         assert server.stop() == 0
-    assert all(gone(pid, 1) for pid in pids)
+    assert all(ended(pid, 1) for pid in pids)
 
 
 def test_killed_parent_leaves_no_worker(index_dir: Path) -> None:
@@ -161,7 +150,7 @@ def test_killed_parent_leaves_no_worker(index_dir: Path) -> None:
         url = server.wait_for(r"ready: 2 workers on (\S+)")[1]
         pids = workers(url, 2)
         server.process.kill()
-        assert all(gone(pid) for pid in pids)
+        assert all(ended(pid) for pid in pids)
         with pytest.raises(requests.ConnectionError):
             info(url)
 
