@@ -34,9 +34,9 @@ from benchmarks.loops import Step
 from jointrag.agents import Agent, Chain
 from jointrag.choices import ChoiceList
 from jointrag.config import MappoConfig
-from jointrag.generation import encode_prompt
 from jointrag.metrics import f1
 from jointrag.pipeline import retrieve
+from jointrag.prompts import encode_prompt
 from jointrag.retrieval import Retriever
 from jointrag.types import Episode, Question
 

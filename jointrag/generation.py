@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from jointrag import adapters
 from jointrag.choices import ChoiceList
 from jointrag.config import LanguageModelSection
+from jointrag.prompts import encode_within, end_token
 from jointrag.types import Prompt
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WORTH_A_FORWARD = 512  # tokens that keep one forward pass busy
-ANSWER_NOW = "<respond>"  # models from scratch: ends the prompt
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,12 @@ class Completion:
 
 @dataclass
 class TokenCount:
-    """Tokens that a model has read and written: `padded` with the padding of its batches, `real` without."""
+    """Tokens that a model has read and written: `padded` with the padding of its batches, `real` without. `cut`:
+    prompts that were too long, so that passages in them were cut."""
 
     real: int = 0
     padded: int = 0
+    cut: int = 0
 
     def add(self, real: int, padded: int) -> None:
         self.real += real
@@ -73,56 +75,13 @@ class LanguageModel(Protocol):
     def generate(self, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling) -> list[Completion]: ...
 
 
-def role_token(agent: str) -> str:
-    """The token that tells a model trained from scratch which agent it plays."""
-    return f"<{agent}>"
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt: chat template, or role token and content, or plain text for a base model.
-
-    Raises ValueError where a model from scratch has no token for the agent."""
-    if _has_token(tokenizer, ANSWER_NOW):
-        if not _has_token(tokenizer, role_token(prompt.agent)):
-            raise ValueError(
-                f"this model from scratch has never seen the {prompt.agent}: run the warm start again with examples of "
-                f"it; there are some where {prompt.agent} is in agents.chain and its label() is not always None"
-            )
-        return tokenizer.encode(f"{role_token(prompt.agent)}{prompt.content}{ANSWER_NOW}", add_special_tokens=False)
-    if tokenizer.chat_template:
-        messages = [{"role": "system", "content": prompt.instructions}, {"role": "user", "content": prompt.content}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return tokenizer.encode(str(text), add_special_tokens=False)
-    return tokenizer.encode(f"{prompt.instructions}\n\n{prompt.content}\n\n")
-
-
-def _has_token(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
-    return tokenizer.convert_tokens_to_ids(token) not in (None, tokenizer.unk_token_id)
-
-
-def encode_response(tokenizer: PreTrainedTokenizerBase, response: str, choices: Sequence[str] | None) -> list[int]:
-    """Token ids of a response and the end token, as `LocalLM.generate` would have written them."""
-    if choices is None:
-        ids = tokenizer.encode(response, add_special_tokens=False)
-    else:
-        items = response.split(",") if response else []
-        ids = list(ChoiceList(tokenizer, choices).encode([list(choices).index(item) for item in items]))
-    return [*ids, end_token(tokenizer)]
-
-
-def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id that ends every response. Raises ValueError for a tokenizer without one."""
-    if not isinstance(tokenizer.eos_token_id, int):
-        raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token; choose another model")
-    return tokenizer.eos_token_id
-
-
 class LocalLM:
     """A causal language model in this process. Where it has adapters named like agents, each agent speaks with its own.
 
     `value_head`, where set, maps hidden states [batch, hidden] to values [batch]; completions then carry them.
     `count` goes on until its owner puts a new TokenCount in its place.
-    `max_length` bounds prompt plus response; a prompt that leaves no room is a ValueError.
+    `max_length` bounds prompt plus response: passages are cut where they leave no room for the response, see
+    `jointrag.prompts`; a question that leaves none is a ValueError.
     """
 
     def __init__(
@@ -171,14 +130,9 @@ class LocalLM:
         assert len(agents) <= 1, f"one agent at a time, not {sorted(agents)}"
         for agent in agents:
             self.play(agent)
-        encoded = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
-        for ids, prompt in zip(encoded, prompts, strict=True):
-            if len(ids) + max_new_tokens > self.max_length:
-                raise ValueError(
-                    f"a {prompt.agent} prompt of {len(ids)} tokens and {max_new_tokens} new ones exceed "
-                    f"language_model.max_length={self.max_length}; split long passages, lower agents.num_candidates, "
-                    "or raise it"
-                )
+        fitted = [encode_within(self.tokenizer, prompt, self.max_length - max_new_tokens) for prompt in prompts]
+        encoded = [ids for ids, _ in fitted]
+        self.count.cut += sum(is_cut for _, is_cut in fitted)
         completions: list[Completion | None] = [None] * len(prompts)
         was_training = self.model.training
         self.model.eval()

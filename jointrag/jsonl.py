@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -31,16 +32,35 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_jsonl(path: Path, items: Iterable[Any]) -> int:
     """Write dataclasses (or plain dicts) one a line, atomically; returns how many."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    count = 0
-    with aside.open("w", encoding="utf-8") as file:
+    with JsonlWriter(path) as writer:
         for item in items:
-            row = asdict(item) if is_dataclass(item) and not isinstance(item, type) else item
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
-    aside.replace(path)
-    return count
+            writer.write(item)
+    return writer.count
+
+
+class JsonlWriter:
+    """The same for items that come one after the other: `path` is there when the block has ended without an error."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._aside = path, path.with_name(f".{path.name}.{os.getpid()}")
+        self.count = 0
+
+    def __enter__(self) -> JsonlWriter:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._aside.open("w", encoding="utf-8")
+        return self
+
+    def write(self, item: Any) -> None:
+        row = asdict(item) if is_dataclass(item) and not isinstance(item, type) else item
+        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.count += 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+        if kind is None:
+            self._aside.replace(self._path)
+        else:
+            self._aside.unlink()
 
 
 def read_jsonl(path: Path, cls: type[T]) -> Iterator[T]:
@@ -50,6 +70,14 @@ def read_jsonl(path: Path, cls: type[T]) -> Iterator[T]:
     """
     for _, item in read_numbered(path, cls):
         yield item
+
+
+def read_at(path: Path, starts: Iterable[int], cls: type[T]) -> Iterator[T]:
+    """The lines of a file that `read_jsonl` could read, by where they start (bytes), in any order."""
+    with path.open("rb") as file:
+        for start in starts:
+            file.seek(int(start))
+            yield _adapter(cls).validate_python(json.loads(file.readline()))
 
 
 def read_numbered(path: Path, cls: type[T], defaults: Mapping[str, Any] | None = None) -> Iterator[tuple[int, T]]:

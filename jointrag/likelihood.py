@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jointrag.generation import LocalLM, batches_by_length, decoder_and_head, encode_prompt, encode_response
+from jointrag.generation import LocalLM, batches_by_length, decoder_and_head
+from jointrag.prompts import encode_prompt, encode_response, encode_within
 from jointrag.types import Episode, Turn
 
 if TYPE_CHECKING:
@@ -132,18 +133,26 @@ class GoldAnswers:
         return [max(means[i] for i in places) for places in self.asked]
 
 
-def gold_answers(episodes: Sequence[Episode], generator: Agent, tokenizer: PreTrainedTokenizerBase) -> GoldAnswers:
-    """As if `generator` had written each gold answer from the passages of the episode. Every question has an answer."""
+def gold_answers(
+    episodes: Sequence[Episode], generator: Agent, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+) -> GoldAnswers:
+    """As if `generator` had written each gold answer from the passages of the episode. Every question has an answer.
+
+    With `max_length`, of prompt and response, passages are cut as they are when the generator answers itself."""
+    room = None if max_length is None else max_length - generator.max_new_tokens
     turns: list[Turn] = []
     places: dict[tuple[str, str], int] = {}
     asked = []
     for episode in episodes:
         prompt = generator.prompt(episode)
         new = [gold for gold in dict.fromkeys(episode.question.answers) if (prompt.content, gold) not in places]
-        prompt_ids = tuple(encode_prompt(tokenizer, prompt)) if new else ()
+        prompt_ids: tuple[int, ...] = ()
+        if new:
+            ids = encode_prompt(tokenizer, prompt) if room is None else encode_within(tokenizer, prompt, room)[0]
+            prompt_ids = tuple(ids)
         for gold in new:
             places[prompt.content, gold] = len(turns)
-            ids = tuple(encode_response(tokenizer, gold, None))
-            turns.append(Turn(generator.name, prompt.content, gold, prompt_ids=prompt_ids, response_ids=ids))
+            response_ids = tuple(encode_response(tokenizer, gold, None))
+            turns.append(Turn(generator.name, prompt.content, gold, prompt_ids=prompt_ids, response_ids=response_ids))
         asked.append([places[prompt.content, gold] for gold in episode.question.answers])
     return GoldAnswers(turns, asked)

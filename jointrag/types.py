@@ -48,14 +48,21 @@ class Prompt:
     """What an agent says to a language model.
 
     A chat model gets `instructions` and `content` through its own chat template; a model trained from scratch gets the
-    `agent`'s name as a single token and `content`, see `jointrag.generation.render`. With `choices` set, the response
-    is restricted to a comma-separated list of distinct choices (possibly empty), in any order.
+    `agent`'s name as a single token and `content`, see `jointrag.prompts`. With `choices` set, the response is
+    restricted to a comma-separated list of distinct choices (possibly empty), in any order. `passages` are what may be
+    cut where the prompt is too long.
     """
 
     agent: str
     instructions: str
-    content: str
+    opening: str
     choices: tuple[str, ...] | None = None
+    passages: tuple[str, ...] = ()
+
+    @property
+    def content(self) -> str:
+        """All of it but the instructions: the opening, usually the question, and the passages, a line each at least."""
+        return "\n".join((self.opening, *self.passages))
 
 
 @dataclass(frozen=True, slots=True)

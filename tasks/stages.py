@@ -31,7 +31,12 @@ LATE_INTERACTION = Stage(
 )
 RERANKER = Stage("reranker", "trainers.reranker:train", takes=TRAINING, parallel=True, resumable=True)
 AGENT_DATA = Stage(
-    "agent_data", "trainers.agent_data:build", version=2, takes=frozenset({"seed", "tracker"}), own_process=False
+    "agent_data",
+    "trainers.agent_data:build",
+    version=3,
+    takes=frozenset({"seed", "tracker"}),
+    own_process=False,
+    resumable=True,
 )
 WARM_START = Stage("warm_start", "trainers.warm_start:train", takes=TRAINING, parallel=True)
 MAPPO = Stage("mappo", "trainers.mappo:train", takes=TRAINING, parallel=True, sharded=True, resumable=True)
@@ -140,7 +145,7 @@ def agent_data(run: Run, prepared: Artifact, server: RetrievalServer) -> Artifac
 def warm_start(run: Run, agent_data: Artifact) -> Artifact:
     """Stage 6: all agents, supervised."""
     model = run.config.language_model
-    sections = {"config": run.config.warm_start, "model": model}
+    sections = {"config": run.config.warm_start, "model": model, "agents": run.config.agents}
     sources = _own_model(model.name) if isinstance(model, PretrainedLM) else {}
     return run.build(WARM_START, sections, {"agent_data": agent_data}, sources=sources)
 
@@ -154,7 +159,7 @@ def mappo(run: Run, agent_data: Artifact, warm_start: Artifact, server: Retrieva
 
 def control(run: Run, agent_data: Artifact, warm_start: Artifact, mappo: Artifact) -> Artifact:
     """Beside stage 7: further supervised training for as long as MAPPO took."""
-    sections = {"config": run.config.control, "model": run.config.language_model}
+    sections = {"config": run.config.control, "model": run.config.language_model, "agents": run.config.agents}
     return run.build(CONTROL, sections, {"agent_data": agent_data, "warm_start": warm_start, "mappo": mappo})
 
 

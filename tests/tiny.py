@@ -7,7 +7,8 @@ from typing import Any
 
 from jointrag.agents import Chain, build_chain
 from jointrag.config import AgentsConfig, ScratchLM
-from jointrag.generation import LocalLM, encode_prompt, encode_response
+from jointrag.generation import LocalLM
+from jointrag.prompts import encode_prompt, encode_response
 from jointrag.types import Episode, Hit, Passage, Question
 
 TINY = ScratchLM(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_length=256)
@@ -44,7 +45,7 @@ def tiny_lm(seed: int = 0) -> LocalLM:
     """A random Llama that knows the words of QUESTIONS and PASSAGES."""
     import torch
 
-    from trainers.agent_data import label
+    from trainers.labelling import label
     from trainers.warm_start import from_scratch
 
     torch.manual_seed(seed)

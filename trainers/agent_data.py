@@ -1,31 +1,35 @@
 """Stage 5: what the agents learn from.
 
-Warm-start examples come from source questions: each agent is asked for its prompt and its weak label when its turn in
-the chain comes, and the chain goes on as if it had said just that. So training and use cannot drift apart, and a new
-agent brings its label itself. MAPPO gets target questions with their answers and nothing else.
+Warm-start examples come from source questions, as `trainers.labelling` has them; MAPPO gets target questions with their
+answers and nothing else. Questions are read, labelled and written one batch after the other: how many there are makes
+no difference to memory.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
-from jointrag.agents import Agent, Chain, build_chain
+from jointrag.agents import Chain, build_chain
 from jointrag.agents.selector import Selector
 from jointrag.config import AgentDataConfig, AgentsConfig
-from jointrag.jsonl import read_jsonl, write_atomically, write_jsonl
-from jointrag.pipeline import walk
+from jointrag.jsonl import JsonlWriter, read_at, read_jsonl, write_atomically, write_jsonl
+from jointrag.kept_replies import KeptReplies
+from jointrag.passages_by_id import PassagesById
 from jointrag.progress import progress
 from jointrag.retrieval import HttpRetriever, Retriever
 from jointrag.tracking import NoTracker, Tracker
-from jointrag.types import Episode, Example, Passage, Question
-from trainers import data_card
+from jointrag.types import Episode, Example, Question
+from trainers.data_card import DEPTHS, DataCard
+from trainers.exports import Exports
+from trainers.labelling import QUESTIONS_PER_REQUEST, Labelled, Labels, batched, label
 
-QUESTIONS_PER_REQUEST = 256
+ENOUGH_TO_MEASURE = 1_000  # questions for which it is measured how well they find their own gold passages
 
 
 def build(
@@ -38,79 +42,96 @@ def build(
     out: Path,
     tracker: Tracker = NoTracker(),
 ) -> dict[str, float]:
-    """Write the examples, {warm_start,reading,control}.jsonl, the questions, {questions,dev}.jsonl, and data_card.md
-    below `out`."""
+    """Write the examples, {warm_start,reading,control}.jsonl, the questions, {questions,dev}.jsonl, exports for other
+    trainers and data_card.md below `out`."""
     rng = np.random.default_rng(seed)
     chain, retriever = build_chain(agents), HttpRetriever(retrieval_url)
-    passages = {p.id: p for p in read_jsonl(prepared / "corpus.jsonl", Passage)} if config.num_reading_examples else {}
-    source, train, dev = (
-        list(read_jsonl(prepared / f"questions/{s}.jsonl", Question)) for s in ("source", "train", "dev")
+    split = {name: prepared / "questions" / f"{name}.jsonl" for name in ("source", "train", "dev")}
+    corpus = PassagesById(prepared / "corpus.jsonl") if _reads_gold(config) else None
+    labels = _labels(config, corpus, seed, out)
+    source = _Sample(split["source"], config.num_warm_start_questions, rng)
+    readers = [agent for agent in chain.agents if agent.gives_answer or isinstance(agent, Selector)]
+    num_kept = -(-config.num_reading_examples // len(readers))
+    card = _card(config, seed)
+    kept: list[Episode] = []  # what reading examples are made of
+    with JsonlWriter(out / "warm_start.jsonl") as file, Exports(out, config.exports) as exports:
+        shown = progress(label(source, chain, retriever, labels), "labelling questions", total=len(source))
+        for labelled in batched(shown, QUESTIONS_PER_REQUEST):
+            measured = card.num_questions < ENOUGH_TO_MEASURE
+            direct = _found_directly(labelled, retriever, chain) if measured else repeat(None)
+            for one, found in zip(labelled, direct, strict=False):
+                for example in one.examples:
+                    file.write(example)
+                exports.add(one)
+                card.add(one, found)
+                if len(kept) < num_kept and one.episode.question.gold_passages:
+                    kept.append(one.episode)
+    reading = reading_examples(kept, corpus, chain, config.num_reading_examples, rng)
+    counts = {"warm_start": file.count, "reading": write_jsonl(out / "reading.jsonl", reading)}
+    target = _Sample(split["train"], config.num_control_questions, rng)
+    shown = progress(label(target, chain, retriever, labels), "labelling questions for the control", total=len(target))
+    counts["control"] = write_jsonl(out / "control.jsonl", _examples(shown))
+    counts["questions"] = write_jsonl(
+        out / "questions.jsonl", map(_without_labels, read_jsonl(split["train"], Question))
     )
-    labelled = list(label(_sample(source, config.num_warm_start_questions, rng), chain, retriever))
-    episodes = [one.episode for one in labelled]
-    reading = list(reading_examples(episodes, passages, chain, config.num_reading_examples, rng))
-    control = label(_sample(train, config.num_control_questions, rng), chain, retriever)
-    counts = {
-        "warm_start": write_jsonl(out / "warm_start.jsonl", _examples(labelled)),
-        "reading": write_jsonl(out / "reading.jsonl", reading),
-        "control": write_jsonl(out / "control.jsonl", _examples(control)),
-        "questions": write_jsonl(out / "questions.jsonl", map(_without_labels, train)),
-        "dev": write_jsonl(out / "dev.jsonl", dev),
-    }
-    if not labelled or not counts["questions"]:
+    counts["dev"] = write_jsonl(out / "dev.jsonl", read_jsonl(split["dev"], Question))
+    if not len(source) or not counts["questions"]:
         raise ValueError(f"{prepared}/questions: source.jsonl or train.jsonl is empty; both need at least one question")
-    card = data_card.card(labelled, counts, seed)
-    write_atomically(out / "data_card.md", card)
-    tracker.log_text(card, "data_card.md")
-    return {f"agent_data/{name}": float(count) for name, count in counts.items()} | data_card.metrics(episodes)
+    if exports.num_pairs:
+        counts["selector_pairs"] = exports.num_pairs
+    text = card.text(counts)
+    write_atomically(out / "data_card.md", text)
+    tracker.log_text(text, "data_card.md")
+    return {f"agent_data/{name}": float(count) for name, count in counts.items()} | card.metrics()
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """An episode as it should go, and what the agents learn from it, in the order in which they speak."""
-
-    episode: Episode
-    examples: tuple[Example, ...]
+def _reads_gold(config: AgentDataConfig) -> bool:
+    return config.num_reading_examples > 0 or config.answer_contexts.gold > 0
 
 
-def label(questions: Sequence[Question], chain: Chain, retriever: Retriever) -> Iterator[Labelled]:
-    """Every question's way through the chain when each agent says its label."""
-    for start in progress(range(0, len(questions), QUESTIONS_PER_REQUEST), "labelling questions"):
-        batch = questions[start : start + QUESTIONS_PER_REQUEST]
-        learned: dict[str, list[Example]] = {question.id: [] for question in batch}
-        *_, episodes = walk(batch, chain, retriever, partial(say_labels, learned=learned))
-        for episode in episodes:
-            yield Labelled(episode, tuple(learned[episode.question.id]))
+def _labels(config: AgentDataConfig, corpus: PassagesById | None, seed: int, out: Path) -> Labels:
+    teacher = None
+    if config.teacher is not None:
+        from jointrag.served import ServedLM
+
+        teacher = KeptReplies(ServedLM(config.teacher), config.teacher.name, out / "teacher.jsonl")
+    return Labels(config.label_sources, teacher, config.answer_contexts, corpus, config.shuffle_candidates, seed)
 
 
-def say_labels(agent: Agent, episodes: Sequence[Episode], learned: dict[str, list[Example]]) -> list[Episode]:
-    """Every episode with the agent's label read; the examples are added to `learned`, by question id. Where the agent
-    has no label, the episode goes on without it."""
-    spoken = []
-    for episode in episodes:
-        if (response := agent.label(episode)) is not None:
-            example = Example(f"{episode.question.id}/{agent.name}", agent.prompt(episode), response)
-            learned[episode.question.id].append(example)
-            episode, _ = agent.read(episode, response)
-        spoken.append(episode)
-    return spoken
+def _card(config: AgentDataConfig, seed: int) -> DataCard:
+    if config.tokenizer is None:
+        return DataCard(seed)
+    from transformers import AutoTokenizer
+
+    from jointrag.prompts import encode_prompt
+
+    tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
+    return DataCard(seed, lambda e: len(encode_prompt(tokenizer, e.prompt)), f"tokens of {config.tokenizer}")
+
+
+def _found_directly(labelled: Sequence[Labelled], retriever: Retriever, chain: Chain) -> Iterator[Sequence[str]]:
+    """Per question the ids of what is found for it as it stands, where its gold passages are known."""
+    known = [one.episode.question.text for one in labelled if one.episode.question.gold_passages]
+    hits = iter(retriever.search(known, max(*DEPTHS, chain.num_candidates)) if known else [])
+    for one in labelled:
+        yield [hit.passage.id for hit in next(hits)] if one.episode.question.gold_passages else ()
 
 
 def reading_examples(
-    episodes: Sequence[Episode], passages: dict[str, Passage], chain: Chain, count: int, rng: np.random.Generator
+    episodes: Sequence[Episode], corpus: PassagesById | None, chain: Chain, count: int, rng: np.random.Generator
 ) -> Iterator[Example]:
     """For models that cannot read yet: the gold passages among 0 or more retrieved others, in any order. Who answers in
     the chain answers; the selector, where there is one, finds the gold passages. They take turns."""
     readers = [agent for agent in chain.agents if agent.gives_answer or isinstance(agent, Selector)]
-    known = [e for e in episodes if e.question.gold_passages]
-    if count and not known:
+    if count and (not episodes or corpus is None):
         raise ValueError(
             "agent_data.num_reading_examples needs source questions with gold_passages; without any, set "
             "agent_data.num_reading_examples=0 and warm_start.reading_epochs=0"
         )
     for i in range(count):
-        agent, episode = readers[i % len(readers)], known[(i // len(readers)) % len(known)]
-        gold = [passages[g] for g in episode.question.gold_passages]
+        agent, episode = readers[i % len(readers)], episodes[(i // len(readers)) % len(episodes)]
+        assert corpus is not None
+        gold = [corpus[g] for g in episode.question.gold_passages]
         others = [p for p in episode.candidates if p.id not in episode.question.gold_passages]
         num_others = rng.integers(min(len(others), max(0, chain.num_candidates - len(gold))) + 1)
         shown = [*gold, *(others[j] for j in rng.permutation(len(others))[:num_others])]
@@ -132,5 +153,21 @@ def _without_labels(question: Question) -> Question:
     return replace(question, gold_passages=(), sub_questions=())
 
 
-def _sample(questions: Sequence[Question], count: int, rng: np.random.Generator) -> list[Question]:
-    return [questions[i] for i in rng.permutation(len(questions))[:count]]
+class _Sample:
+    """A random `count` of a file's questions, read when their turn comes; all of them where there are fewer."""
+
+    def __init__(self, path: Path, count: int, rng: np.random.Generator) -> None:
+        self._path = path
+        starts, start = array("q"), 0
+        with path.open("rb") as file:
+            for line in file:
+                if line.strip():
+                    starts.append(start)
+                start += len(line)
+        self._starts = np.frombuffer(starts, dtype=np.int64)[rng.permutation(len(starts))[:count]]
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[Question]:
+        return read_at(self._path, self._starts, Question)

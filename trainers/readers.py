@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from jointrag.config import LanguageModelSection, PretrainedLM, ServedReader
 from jointrag.encoders import fingerprint, no_bars_in_logs
-from jointrag.generation import LocalLM, TokenCount, end_token
+from jointrag.generation import LocalLM, TokenCount
 from jointrag.likelihood import num_tokens, response_logprobs
+from jointrag.prompts import end_token
 from jointrag.served import ServedLM
 from jointrag.types import Turn
 

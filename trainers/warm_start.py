@@ -19,9 +19,11 @@ from typing import Any
 
 from jointrag import adapters
 from jointrag.adapters import SHARED, with_adapters
-from jointrag.config import ControlConfig, LanguageModelSection, PretrainedLM, ScratchLM, WarmStartConfig
-from jointrag.generation import ANSWER_NOW, encode_prompt, encode_response, end_token, load_model, role_token
+from jointrag.agents import build_chain
+from jointrag.config import AgentsConfig, ControlConfig, LanguageModelSection, PretrainedLM, ScratchLM, WarmStartConfig
+from jointrag.generation import load_model
 from jointrag.jsonl import read_jsonl
+from jointrag.prompts import ANSWER_NOW, encode_response, encode_within, end_token, role_token
 from jointrag.tracking import NoTracker, Tracker
 from jointrag.types import Example
 
@@ -46,6 +48,7 @@ class Phase:
 def train(
     config: WarmStartConfig,
     model: LanguageModelSection,
+    agents: AgentsConfig,
     *,
     agent_data: Path,
     seed: int,
@@ -63,7 +66,7 @@ def train(
     examples = list(read_jsonl(agent_data / "warm_start.jsonl", Example))
     reading = list(read_jsonl(agent_data / "reading.jsonl", Example)) if config.reading_epochs else []
     llm, tokenizer = _start(model, examples + reading, device)
-    reading_rows, rows = (encode(tokenizer, part, model.max_length) for part in (reading, examples))
+    reading_rows, rows = (encode(tokenizer, part, model.max_length, agents) for part in (reading, examples))
     shared = {
         "batch_size": config.batch_size,
         "gradient_accumulation": config.gradient_accumulation,
@@ -85,6 +88,7 @@ def train(
 def train_control(
     config: ControlConfig,
     model: LanguageModelSection,
+    agents: AgentsConfig,
     *,
     agent_data: Path,
     warm_start: Path,
@@ -104,7 +108,7 @@ def train_control(
     seconds = json.loads((mappo / "manifest.json").read_text())["metrics"]["mappo/train_seconds"]
     examples = list(read_jsonl(agent_data / "control.jsonl", Example))
     llm, tokenizer = load_for_training(warm_start / "model", model, device)
-    rows = encode(tokenizer, examples, model.max_length)
+    rows = encode(tokenizer, examples, model.max_length, agents)
     phase = Phase(
         "control",
         num_epochs=1_000,  # the time ends it
@@ -178,18 +182,28 @@ def from_scratch(config: ScratchLM, examples: Sequence[Example], device: str) ->
     return llm, tokenizer
 
 
-def encode(tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[dict[str, Any]]:
-    """Rows of {input_ids, prompt_length}. Raises ValueError for an example of more than `max_length` tokens."""
-    rows = []
+def encode(tokenizer: Any, examples: Sequence[Example], max_length: int, agents: AgentsConfig) -> list[dict[str, Any]]:
+    """Rows of {input_ids, prompt_length}; the prompts are what the agent would get: as long as `max_length` tokens less
+    the longest response it may give, passages cut where they do not fit.
+
+    Raises ValueError for an example that does not fit without them."""
+    room = {agent.name: max_length - agent.max_new_tokens for agent in build_chain(agents).agents}
+    rows, num_cut = [], 0
     for example in examples:
-        prompt = encode_prompt(tokenizer, example.prompt)
+        prompt, is_cut = encode_within(tokenizer, example.prompt, room[example.prompt.agent])
         response = encode_response(tokenizer, example.response, example.prompt.choices)
         if len(prompt) + len(response) > max_length:
             raise ValueError(
-                f"example {example.id!r} has {len(prompt) + len(response)} tokens, more than "
-                f"language_model.max_length={max_length}; split long passages, lower agents.num_candidates, or raise it"
+                f"example {example.id!r} has {len(prompt) + len(response)} tokens, {len(response)} of them the "
+                f"response, more than language_model.max_length={max_length}; raise it, or leave the example out"
             )
+        num_cut += is_cut
         rows.append({"input_ids": prompt + response, "prompt_length": len(prompt)})
+    if num_cut:
+        logger.warning(
+            "%d of %d prompts were too long for language_model.max_length=%d: their longest passages were cut",
+            num_cut, len(examples), max_length,
+        )  # fmt: skip
     return rows
 
 

@@ -52,9 +52,15 @@ class Agent(Protocol):
         """The episode with the response taken in, and the penalty (<= 0) for its form."""
         ...
 
-    def label(self, episode: Episode) -> str | None:
-        """What the agent should have said at this point of a labelled question's episode: a warm-start example. None:
-        nothing to learn from; the episode goes on without it."""
+    @property
+    def label_sources(self) -> tuple[str, ...]:
+        """What its labels can be made from, the most trusted first."""
+        ...
+
+    def label(self, episode: Episode, source: str) -> str | None:
+        """What the agent should have said at this point of a labelled question's episode, as one of `label_sources`
+        has it: a warm-start example. None: it has nothing to say here; the next source is asked, and after the last one
+        the episode goes on without this agent."""
         ...
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from pydantic import NonPositiveFloat, PositiveInt
 
-from jointrag.metrics import VERDICTS, accuracy, normalize
+from jointrag.matching import holds_answer
+from jointrag.metrics import VERDICTS, normalize
 from jointrag.section import Section
 from jointrag.types import Episode, Prompt
 
@@ -30,21 +31,22 @@ class Generator:
     section = GeneratorConfig
     reads_passages = True
     gives_answer = True
+    label_sources = ("answer",)
 
     @property
     def max_new_tokens(self) -> int:
         return self.config.max_new_tokens
 
     def prompt(self, episode: Episode) -> Prompt:
-        passages = [f"Passage: {passage.contents}" for passage in episode.passages]
-        return Prompt(self.name, INSTRUCTIONS, "\n".join([episode.question.text, *passages]))
+        passages = tuple(f"Passage: {passage.contents}" for passage in episode.passages)
+        return Prompt(self.name, INSTRUCTIONS, episode.question.text, passages=passages)
 
     def read(self, episode: Episode, response: str) -> tuple[Episode, float]:
         well_formed = 0 < len(response.split()) <= self.config.max_words
         return replace(episode, answer=response.strip()), 0.0 if well_formed else self.config.penalty
 
-    def label(self, episode: Episode) -> str | None:
+    def label(self, episode: Episode, source: str) -> str | None:
         """The gold answer. None where no passage holds it: the generator would learn to invent one."""
         answers = episode.question.answers
         is_verdict = any(normalize(answer) in VERDICTS for answer in answers)  # yes and no are in no passage
-        return answers[0] if is_verdict or any(accuracy(p.contents, answers) for p in episode.passages) else None
+        return answers[0] if is_verdict or any(holds_answer(p.contents, answers) for p in episode.passages) else None

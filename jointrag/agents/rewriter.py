@@ -31,6 +31,7 @@ class Rewriter:
     section = RewriterConfig
     reads_passages = False
     gives_answer = False
+    label_sources = ("decomposition", "identity")
 
     @property
     def max_new_tokens(self) -> int:
@@ -49,7 +50,8 @@ class Rewriter:
         episode = replace(episode, sub_questions=kept or (episode.question.text,))
         return episode, 0.0 if well_formed else self.config.penalty
 
-    def label(self, episode: Episode) -> str:
-        """The data set's decomposition where it has one, else the question itself."""
-        known = episode.question.sub_questions[: self.config.max_sub_questions]
-        return "\n".join(known or (episode.question.text,))
+    def label(self, episode: Episode, source: str) -> str | None:
+        """The data set's decomposition, where it has one, or the question itself."""
+        if source == "identity":
+            return episode.question.text
+        return "\n".join(episode.question.sub_questions[: self.config.max_sub_questions]) or None

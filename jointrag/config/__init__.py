@@ -43,12 +43,13 @@ from jointrag.config.retrieval_training import (
     TeacherConfig,
     TrainingSettings,
 )
-from jointrag.config.supervised import AgentDataConfig, ControlConfig, WarmStartConfig
+from jointrag.config.supervised import AgentDataConfig, AnswerContexts, ControlConfig, WarmStartConfig
 
 __all__ = [
     "AgentDataConfig",
     "AgentName",
     "AgentsConfig",
+    "AnswerContexts",
     "Bm25IndexConfig",
     "ChunkingConfig",
     "ControlConfig",

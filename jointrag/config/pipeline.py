@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from jointrag.agents import AGENTS
 from jointrag.config.agents import AgentsConfig
 from jointrag.config.base import Section
 from jointrag.config.data import Dataset, SyntheticDataset
@@ -108,6 +109,14 @@ class PipelineConfig(Section):
         for setting, agents in named.items():
             if unknown := agents - set(self.agents.chain):
                 raise ValueError(f"mappo.{setting} names {sorted(unknown)[0]!r}, which is not in agents.chain")
+        for agent, sources in self.agent_data.label_sources.items():
+            if agent not in AGENTS:
+                raise ValueError(f"agent_data.label_sources names the agent {agent!r}; there are {', '.join(AGENTS)}")
+            known = (*AGENTS[agent].label_sources, "teacher")
+            if unknown_sources := [source for source in sources if source not in known]:
+                raise ValueError(
+                    f"agent_data.label_sources.{agent} names {unknown_sources[0]!r}; choose from {', '.join(known)}"
+                )
         if self.warm_start.reading_epochs > 0 and self.agent_data.num_reading_examples == 0:
             raise ValueError("warm_start.reading_epochs needs agent_data.num_reading_examples > 0")
         return self

@@ -25,7 +25,7 @@ from jointrag.tracking import NoTracker
 from jointrag.types import Episode
 from tasks import supervisor
 from tests.tiny import AGENTS, QUESTIONS, TINY, FixedRetriever, chain, tiny_lm
-from trainers.agent_data import label
+from trainers.labelling import label
 from trainers.mappo import loop
 from trainers.mappo.loop import run
 from trainers.mappo.policy import Policy
@@ -83,7 +83,7 @@ def warm_start(out: Path) -> Any:
     Team.join("cpu")
     lm = tiny_lm()
     examples = [example for one in label(QUESTIONS, chain(), FixedRetriever()) for example in one.examples]
-    rows = encode(lm.tokenizer, examples * 4, TINY.max_length)[:48]
+    rows = encode(lm.tokenizer, examples * 4, TINY.max_length, AGENTS)[:48]
     phase = Phase("warm_start", 2, 1e-3, batch_size=8, gradient_accumulation=2, prompt_loss_weight=0.3)
     metrics = fit(lm.model, lm.tokenizer, rows, phase, seed=0, out=out, tracker=NoTracker())
     timed = replace(phase, name="control", num_epochs=1000, max_seconds=1.0)

@@ -16,7 +16,7 @@ from jointrag.generation import LocalLM, Sampling
 from jointrag.pipeline import answer
 from jointrag.presets import resolve, settings
 from tests.tiny import QUESTIONS, TINY, FixedRetriever
-from trainers.agent_data import label
+from trainers.labelling import label
 from trainers.mappo.loop import run
 from trainers.mappo.policy import Policy
 from trainers.warm_start import from_scratch

@@ -230,7 +230,8 @@ def test_windows_that_cannot_move(settings: dict[str, int]) -> None:
 
 
 def test_a_local_model_orders_without_thinking_aloud(tmp_path: Path) -> None:
-    from jointrag.generation import LocalLM, encode_prompt
+    from jointrag.generation import LocalLM
+    from jointrag.prompts import encode_prompt
 
     reranker = Reranker(str(tiny.decoder("qwen3", tmp_path)), "listwise", max_new_tokens=8, window=4, step=2)
     ranker: Any = reranker.ranker

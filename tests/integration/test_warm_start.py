@@ -8,8 +8,8 @@ from jointrag.config import ControlConfig, Lora, PretrainedLM, WarmStartConfig
 from jointrag.generation import GREEDY, LocalLM
 from jointrag.jsonl import read_jsonl, write_jsonl
 from jointrag.types import Example
-from tests.tiny import QUESTIONS, TINY, FixedRetriever, chain, tiny_lm
-from trainers.agent_data import label
+from tests.tiny import AGENTS, QUESTIONS, TINY, FixedRetriever, chain, tiny_lm
+from trainers.labelling import label
 from trainers.warm_start import train, train_control
 
 FAST = WarmStartConfig(num_epochs=250, learning_rate=5e-3, batch_size=8, prompt_loss_weight=0.1)
@@ -32,7 +32,7 @@ def pretrained(tmp_path):
 
 
 def test_a_model_from_scratch_learns_every_agents_examples(agent_data, tmp_path):
-    metrics = train(FAST, TINY, agent_data=agent_data, seed=0, out=tmp_path / "out")
+    metrics = train(FAST, TINY, AGENTS, agent_data=agent_data, seed=0, out=tmp_path / "out")
     lm = LocalLM.load(tmp_path / "out" / "model", TINY, "cpu")
     found = list(read_jsonl(agent_data / "warm_start.jsonl", Example))
     answers = [lm.generate([example.prompt], 8, GREEDY)[0].text for example in found]
@@ -44,7 +44,7 @@ def test_a_model_from_scratch_learns_every_agents_examples(agent_data, tmp_path)
 
 def test_reading_comes_first_where_asked_for(agent_data, tmp_path):
     config = FAST.model_copy(update={"num_epochs": 1, "reading_epochs": 2})
-    metrics = train(config, TINY, agent_data=agent_data, seed=0, out=tmp_path / "out")
+    metrics = train(config, TINY, AGENTS, agent_data=agent_data, seed=0, out=tmp_path / "out")
     assert metrics["reading/loss"] > 0
     assert metrics["warm_start/loss"] > 0
 
@@ -55,7 +55,7 @@ def test_a_pretrained_model_is_left_plain(agent_data, pretrained, tmp_path, lora
 
     model = PretrainedLM(type="pretrained", name=str(pretrained), dtype="float32", lora=lora, max_length=256)
     config = FAST.model_copy(update={"num_epochs": 4, "gradient_accumulation": 2})
-    train(config, model, agent_data=agent_data, seed=0, out=tmp_path / "out")
+    train(config, model, AGENTS, agent_data=agent_data, seed=0, out=tmp_path / "out")
     assert not list((tmp_path / "out" / "model").glob("adapter*"))
     before = LocalLM.load(pretrained, model, "cpu").model.state_dict()
     after = LocalLM.load(tmp_path / "out" / "model", model, "cpu").model.state_dict()
@@ -71,6 +71,7 @@ def test_the_control_trains_for_as_long_as_mappo_did(agent_data, pretrained, tmp
     metrics = train_control(
         ControlConfig(learning_rate=1e-3, batch_size=4),
         TINY,
+        AGENTS,
         agent_data=agent_data,
         warm_start=tmp_path / "warm",
         mappo=tmp_path / "mappo",
@@ -82,9 +83,9 @@ def test_the_control_trains_for_as_long_as_mappo_did(agent_data, pretrained, tmp
 
 
 def test_an_example_that_is_too_long_is_named_before_anything_is_trained(agent_data, tmp_path):
-    short = TINY.model_copy(update={"max_length": 20})
+    short = TINY.model_copy(update={"max_length": 10})
     with pytest.raises(
-        ValueError, match=r"example 'q\d/selector' has \d+ tokens, more than language_model.max_length=20"
+        ValueError, match=r"a rewriter prompt of \d+ tokens without any passage"
     ):
-        train(FAST, short, agent_data=agent_data, seed=0, out=tmp_path / "out")
+        train(FAST, short, AGENTS, agent_data=agent_data, seed=0, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

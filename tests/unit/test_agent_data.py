@@ -10,8 +10,9 @@ from jointrag.config import AgentsConfig
 from jointrag.generation import GREEDY, Completion
 from jointrag.pipeline import answer
 from jointrag.types import Episode, Hit, Passage, Question
-from trainers import data_card
-from trainers.agent_data import label, reading_examples
+from trainers.agent_data import reading_examples
+from trainers.data_card import DataCard
+from trainers.labelling import label
 
 PASSAGES = {
     "d": Passage("d", "", "Silent Harbor was directed by Anna Berg."),
@@ -90,23 +91,29 @@ def test_reading_examples_always_show_the_gold_passages():
 
 
 def test_reading_examples_need_gold_passages():
-    plain = Question("q", "Who?", ("x",))
-    (labelled,) = label([plain], CHAIN, EverythingRetriever())
     with pytest.raises(ValueError, match="num_reading_examples"):
-        list(reading_examples([labelled.episode], PASSAGES, CHAIN, 1, np.random.default_rng(0)))
+        list(reading_examples([], PASSAGES, CHAIN, 1, np.random.default_rng(0)))
 
 
 def test_the_data_card_says_what_there_is_and_how_good_the_labels_are():
     plain = Question("q9", "Who is Olga Holm?", ("a person",), "", ("x",))
     labelled = list(label([BRIDGE, plain], CHAIN, EverythingRetriever()))
-    card = data_card.card(labelled, {"warm_start": 5, "questions": 2}, seed=0)
-    assert "| warm_start | 5 |" in card
-    assert "| selector | 2 | 100% |" in card
-    assert "| generator | 1 | 50% |" in card
-    assert "| bridge | 1 | 1 | 2.00 | 100% | 100% | 100% | 100% |" in card
-    assert "- 0 (chosen, gold): Silent Harbor was directed by Anna Berg." in card
-    assert "learns to answer: (nothing: no passage holds the answer)" in card
-    found = data_card.metrics(one.episode for one in labelled)
+    found_by_question = ["b", "x", "y", "z", "d"]
+    card = DataCard(seed=0)
+    for one in labelled:
+        card.add(one, found_by_question)
+    text = card.text({"warm_start": 5, "questions": 2})
+    assert "| warm_start | 5 |" in text
+    assert "| rewriter | 2 | 100% | decomposition 50%, identity 50% |" in text
+    assert "| selector | 2 | 100% | gold 100% |" in text
+    assert "| generator | 1 | 50% | answer 100% |" in text
+    assert "| the question itself | 75.0 | 100.0 |" in text  # at 2 and 5; 10 were not asked for
+    assert "| its sub-questions | 50.0 | 100.0 |" in text
+    assert "| bridge | 1 | 1 | 2.00 | 100% | 100% | 100% | 100% |" in text
+    assert "- 0 (chosen, gold): Silent Harbor was directed by Anna Berg." in text
+    assert "learns to answer: (nothing: no passage holds the answer)" in text
+    found = card.metrics()
     assert found["agent_data/gold_found"] == 1.0
     assert found["agent_data/label_recall"] == 1.0
-    assert data_card.metrics([]) == {}
+    assert found["agent_data/recall_at_2"] == 0.75
+    assert DataCard(seed=0).metrics() == {}

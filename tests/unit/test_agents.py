@@ -107,11 +107,13 @@ class TestRewriter:
 
     def test_label_is_the_decomposition_and_what_read_makes_of_it(self):
         known = Episode(Question("q", "?", ("Ben",), sub_questions=("a?", "b?", "c?")))
-        assert self.agent.label(known) == "a?\nb?"  # no more than it may write
-        assert self.agent.read(known, self.agent.label(known)) == (replace(known, sub_questions=("a?", "b?")), 0)
+        label = self.agent.label(known, "decomposition")
+        assert label == "a?\nb?"  # no more than it may write
+        assert self.agent.read(known, label) == (replace(known, sub_questions=("a?", "b?")), 0)
 
     def test_label_without_a_decomposition_is_the_question(self):
-        assert self.agent.label(EPISODE) == QUESTION.text
+        assert self.agent.label(EPISODE, "decomposition") is None
+        assert self.agent.label(EPISODE, "identity") == QUESTION.text
 
 
 class TestSelector:
@@ -152,7 +154,7 @@ class TestSelectorLabel:
     )
 
     def label(self, answers, *sub_questions):
-        return self.agent.label(Episode(Question("q", "?", answers), sub_questions, self.passages))
+        return self.agent.label(Episode(Question("q", "?", answers), sub_questions, self.passages), "lexical")
 
     def test_the_matching_passages_and_the_closest_to_each_sub_question(self):
         answers = ("Port Hale", "Hale")
@@ -167,7 +169,7 @@ class TestSelectorLabel:
         assert self.label(("no",), "Was Olga Holm born in New Rusk?") == "Document2"
 
     def test_no_candidates_no_choice(self):
-        assert self.agent.label(Episode(QUESTION, ("Who?",))) == ""
+        assert self.agent.label(Episode(QUESTION, ("Who?",)), "lexical") == ""
 
 
 class TestGenerator:
@@ -189,6 +191,6 @@ class TestGenerator:
 
     def test_label_is_the_answer_where_a_passage_read_holds_it(self):
         holds = replace(EPISODE, candidates=(*PASSAGES, Passage("b", "", "Founded by Ben in 1901.")))
-        assert self.agent.label(holds) == "Ben"
-        assert self.agent.label(replace(holds, selected=(0,))) is None
-        assert self.agent.label(replace(holds, question=Question("q", "?", ("no",)), selected=(0,))) == "no"
+        assert self.agent.label(holds, "answer") == "Ben"
+        assert self.agent.label(replace(holds, selected=(0,)), "answer") is None
+        assert self.agent.label(replace(holds, question=Question("q", "?", ("no",)), selected=(0,)), "answer") == "no"

@@ -10,9 +10,8 @@ from jointrag.generation import (
     Sampling,
     TokenCount,
     batches_by_length,
-    encode_prompt,
-    encode_response,
 )
+from jointrag.prompts import encode_prompt, encode_response
 from jointrag.types import Prompt
 from tests.tiny import QUESTIONS, tiny_lm
 

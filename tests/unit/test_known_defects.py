@@ -40,7 +40,7 @@ from jointrag.pipeline import answer, retrieve
 from jointrag.presets import resolve
 from jointrag.types import Episode, Question
 from tests.tiny import AGENTS, PASSAGES, QUESTIONS, FixedRetriever, chain, tiny_lm
-from trainers import agent_data
+from trainers import labelling
 from trainers.mappo.rewards import answer_rewards
 from trainers.warm_start import encode
 
@@ -114,14 +114,14 @@ def test_reward_and_report_score_alike(metric: str) -> None:
 
 def test_one_of_several_answers_is_learned_not_all_of_them() -> None:
     question = replace(QUESTIONS[0], answers=("Oslo", "Christiania"))
-    (labelled,) = agent_data.label([question], chain(), FixedRetriever())
+    (labelled,) = labelling.label([question], chain(), FixedRetriever())
     assert labelled.examples[-1].response == "Oslo"
     assert answer_rewards([replace(labelled.episode, answer=text) for text in question.answers], "em") == [1.0, 1.0]
 
 
 def test_the_last_batch_of_labelling_may_be_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_data, "QUESTIONS_PER_REQUEST", 2)
-    labelled = agent_data.label(QUESTIONS, chain(), FixedRetriever())
+    monkeypatch.setattr(labelling, "QUESTIONS_PER_REQUEST", 2)
+    labelled = labelling.label(QUESTIONS, chain(), FixedRetriever())
     assert [one.episode.question for one in labelled] == QUESTIONS
 
 
@@ -136,8 +136,8 @@ def test_what_several_sub_questions_find_is_a_candidate_once() -> None:
 def test_supervised_training_rollouts_and_evaluation_see_the_same_tokens() -> None:
     lm = tiny_lm()
     generator = build_chain(AGENTS.model_copy(update={"chain": ("generator",)}))
-    labelled = [e for one in agent_data.label(QUESTIONS, generator, FixedRetriever()) for e in one.examples]
-    rows = encode(lm.tokenizer, labelled, lm.max_length)
+    labelled = [e for one in labelling.label(QUESTIONS, generator, FixedRetriever()) for e in one.examples]
+    rows = encode(lm.tokenizer, labelled, lm.max_length, AGENTS)
     supervised = [tuple(row["input_ids"][: row["prompt_length"]]) for row in rows]
     for sampling in (Sampling(1.0, torch.Generator().manual_seed(0)), GREEDY):
         episodes = answer(QUESTIONS, generator, FixedRetriever(), lm, sampling)
@@ -147,7 +147,7 @@ def test_supervised_training_rollouts_and_evaluation_see_the_same_tokens() -> No
 def test_questions_of_the_same_text_keep_their_own_answers() -> None:
     """As in sets that ask "Who won?" of many a year: the answer is the other's, so text would mix them up."""
     first, second = (replace(QUESTIONS[i], text="Where does Anna live ?", id=f"same-{i}") for i in (0, 1))
-    labelled = list(agent_data.label([first, second], chain(), FixedRetriever()))
+    labelled = list(labelling.label([first, second], chain(), FixedRetriever()))
     assert [one.examples[-1].response for one in labelled] == ["Oslo", "Turku"]
     assert len({example.id for one in labelled for example in one.examples}) == 6
     before = [Episode(first, answer="Oslo"), Episode(second, answer="Oslo")]

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from jointrag.generation import LocalLM, Sampling, encode_prompt, encode_response
+from jointrag.generation import LocalLM, Sampling
 from jointrag.pipeline import answering
+from jointrag.prompts import encode_prompt, encode_response
 from jointrag.types import Episode, Passage, Question, Turn
 from tests.tiny import PASSAGES, QUESTIONS, FixedRetriever, chain, teach_to_read, tiny_lm
 from trainers.mappo.shaping import shaping

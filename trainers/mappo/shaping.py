@@ -67,5 +67,5 @@ def _potentials(episodes: Sequence[Episode], policy: Reference, generator: Agent
                 f"question {episode.question.id!r} has no gold answer, so nothing can be said about its likelihood; "
                 "set mappo.shaping_coefficient=0"
             )
-    gold = gold_answers(episodes, generator, policy.lm.tokenizer)
+    gold = gold_answers(episodes, generator, policy.lm.tokenizer, policy.lm.max_length)
     return gold.best(policy.reference_logprobs(gold.turns))
