@@ -128,7 +128,7 @@ class DataCard:
             self._num_measured += 1
             for how, ids in zip(self._recall, (found_by_question, one.found), strict=True):
                 for depth in DEPTHS:
-                    if depth <= max(len(found_by_question), len(one.found)):
+                    if depth <= len(ids):
                         sums = self._recall[how]
                         sums[depth] = sums.get(depth, 0.0) + len(gold & set(ids[:depth])) / len(gold)
         # every question has the same chance to be one of the samples (Vitter, 1985, algorithm R)
@@ -194,7 +194,7 @@ class DataCard:
     def _found(self) -> str:
         depths = [depth for depth in DEPTHS if any(depth in sums for sums in self._recall.values())]
         rows = [
-            (how, *(f"{100 * sums.get(depth, 0.0) / self._num_measured:.1f}" for depth in depths))
+            (how, *(f"{100 * sums[depth] / self._num_measured:.1f}" if depth in sums else "–" for depth in depths))
             for how, sums in self._recall.items()
         ]
         return _table(("searched for", *(f"recall@{depth}" for depth in depths)), rows)

@@ -84,8 +84,6 @@ def test_the_control_trains_for_as_long_as_mappo_did(agent_data, pretrained, tmp
 
 def test_an_example_that_is_too_long_is_named_before_anything_is_trained(agent_data, tmp_path):
     short = TINY.model_copy(update={"max_length": 10})
-    with pytest.raises(
-        ValueError, match=r"a rewriter prompt of \d+ tokens without any passage"
-    ):
+    with pytest.raises(ValueError, match=r"a rewriter prompt of \d+ tokens without any passage"):
         train(FAST, short, AGENTS, agent_data=agent_data, seed=0, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

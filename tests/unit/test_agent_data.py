@@ -1,18 +1,20 @@
 """Labelling: the chain with the agents' own labels, and the examples it leaves. The labels: test_agents.py."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from jointrag.agents import build_chain
-from jointrag.config import AgentsConfig
+from jointrag.config import AgentsConfig, AnswerContexts
 from jointrag.generation import GREEDY, Completion
 from jointrag.pipeline import answer
 from jointrag.types import Episode, Hit, Passage, Question
 from trainers.agent_data import reading_examples
 from trainers.data_card import DataCard
-from trainers.labelling import label
+from trainers.exports import Exports
+from trainers.labelling import Labels, label
 
 PASSAGES = {
     "d": Passage("d", "", "Silent Harbor was directed by Anna Berg."),
@@ -57,13 +59,13 @@ def test_a_labelled_episode_went_through_the_chain():
 def test_labelling_is_the_chain_with_labels_for_words():
     """A model that says the labels makes the same episodes; its turns aside."""
 
-    class Labels:
+    class Says:
         def generate(self, prompts, max_new_tokens, sampling):
             return [Completion(labels[prompt.agent, prompt.content]) for prompt in prompts]
 
     (labelled,) = label([BRIDGE], CHAIN, EverythingRetriever())
     labels = {(e.prompt.agent, e.prompt.content): e.response for e in labelled.examples}
-    (answered,) = answer([BRIDGE], CHAIN, EverythingRetriever(), Labels(), GREEDY)
+    (answered,) = answer([BRIDGE], CHAIN, EverythingRetriever(), Says(), GREEDY)
     assert replace(answered, turns=()) == labelled.episode
 
 
@@ -108,7 +110,7 @@ def test_the_data_card_says_what_there_is_and_how_good_the_labels_are():
     assert "| selector | 2 | 100% | gold 100% |" in text
     assert "| generator | 1 | 50% | answer 100% |" in text
     assert "| the question itself | 75.0 | 100.0 |" in text  # at 2 and 5; 10 were not asked for
-    assert "| its sub-questions | 50.0 | 100.0 |" in text
+    assert "| its sub-questions | 50.0 | – |" in text
     assert "| bridge | 1 | 1 | 2.00 | 100% | 100% | 100% | 100% |" in text
     assert "- 0 (chosen, gold): Silent Harbor was directed by Anna Berg." in text
     assert "learns to answer: (nothing: no passage holds the answer)" in text
@@ -117,3 +119,147 @@ def test_the_data_card_says_what_there_is_and_how_good_the_labels_are():
     assert found["agent_data/label_recall"] == 1.0
     assert found["agent_data/recall_at_2"] == 0.75
     assert DataCard(seed=0).metrics() == {}
+
+
+# ---- where labels come from ----
+
+
+class Teacher:
+    """Says one thing to each agent, and counts what it was asked."""
+
+    def __init__(self, **replies):
+        self.replies = replies
+        self.num_asked = 0
+
+    def generate(self, prompts, max_new_tokens, sampling):
+        assert sampling.temperature == 0
+        self.num_asked += len(prompts)
+        return [Completion(self.replies[prompt.agent]) for prompt in prompts]
+
+
+PLAIN = replace(BRIDGE, id="q2", sub_questions=(), gold_passages=())
+
+
+def test_a_label_comes_from_the_most_trusted_source_that_has_one():
+    teacher = Teacher(rewriter="Who made it?\nWhere were they born?")
+    order = {"rewriter": ("decomposition", "teacher", "identity")}
+    known, taught = label([BRIDGE, PLAIN], CHAIN, EverythingRetriever(), Labels(order, teacher))
+    assert (known.sources[0], known.examples[0].response) == ("decomposition", "\n".join(BRIDGE.sub_questions))
+    assert (taught.sources[0], taught.examples[0].response) == ("teacher", "Who made it?\nWhere were they born?")
+    assert taught.episode.sub_questions == ("Who made it?", "Where were they born?")
+    assert teacher.num_asked == 1
+    assert (known.sources[1], taught.sources[1]) == ("gold", "lexical")
+
+
+@pytest.mark.parametrize("reply", ["", "\n".join("abcdefg"), "x" * 301])
+def test_what_the_agent_would_be_charged_for_is_no_label(reply):
+    order = {"rewriter": ("teacher", "identity")}
+    (labelled,) = label([BRIDGE], CHAIN, EverythingRetriever(), Labels(order, Teacher(rewriter=reply)))
+    assert (labelled.sources[0], labelled.examples[0].response) == ("identity", BRIDGE.text)
+
+
+def test_gold_labels_are_the_gold_passages_and_nothing_else():
+    answer_elsewhere = replace(BRIDGE, gold_passages=("x",))
+    (labelled,) = label([answer_elsewhere], CHAIN, EverythingRetriever())
+    assert labelled.examples[1].response == "Document2"
+    (weak,) = label([answer_elsewhere], CHAIN, EverythingRetriever(), Labels({"selector": ("lexical",)}))
+    assert weak.examples[1].response == "Document0,Document1"
+
+
+def test_candidates_in_random_order_are_the_same_ones_and_the_same_again():
+    many = [replace(BRIDGE, id=f"q{i}") for i in range(40)]
+    first, again = (list(label(many, CHAIN, EverythingRetriever(), Labels(shuffle=True, seed=3))) for _ in range(2))
+    assert first == again
+    assert {len(set(one.episode.candidates)) for one in first} == {4}
+    assert len({one.examples[1].response for one in first}) > 5  # gold ones stand everywhere
+    assert {one.found for one in first} == {("d", "b", "x", "y")}
+    for one in first:
+        assert {passage.id for passage in one.episode.passages} == {"d", "b"}
+
+
+def test_answers_are_learned_from_what_was_configured():
+    many = [replace(BRIDGE, id=f"q{i}") for i in range(600)]
+    contexts = AnswerContexts(selected=3, gold=2, nothing=1)
+
+    class Far(EverythingRetriever):
+        def search(self, queries, k):
+            return super().search(queries, 1)  # never the second gold passage
+
+    labelled = list(label(many, CHAIN, Far(), Labels(contexts=contexts, corpus=PASSAGES)))
+    by_source = {}
+    for one in labelled:
+        for source, example in zip(one.sources, one.examples, strict=True):
+            if example.prompt.agent == "generator":
+                by_source.setdefault(source, []).append(example)
+    # what was selected does not hold the answer, so it teaches nothing
+    assert {source: pytest.approx(len(found), abs=45) for source, found in by_source.items()} == {
+        "gold passages": 200,
+        "without passages": 100,
+    }
+    assert {example.response for found in by_source.values() for example in found} == {"Port Hale"}
+    assert all(
+        set(e.prompt.passages) == {f"Passage: {PASSAGES[i].text}" for i in "db"} for e in by_source["gold passages"]
+    )
+    assert all(e.prompt.passages == () for e in by_source["without passages"])
+
+
+def test_pairs_set_the_gold_selection_against_a_worse_one():
+    # the weak label finds both gold passages too, so one of them is taken for another
+    (same,) = label([BRIDGE], CHAIN, EverythingRetriever())
+    assert same.pair.example.response == "Document0,Document1"
+    assert len(set(same.pair.rejected.split(",")) & {"Document0", "Document1"}) == 1
+    (other,) = label([replace(BRIDGE, gold_passages=("x",))], CHAIN, EverythingRetriever())
+    assert (other.pair.example.response, other.pair.rejected) == ("Document2", "Document0,Document1")
+    (unknown,) = label([PLAIN], CHAIN, EverythingRetriever())
+    assert unknown.pair is None
+
+
+# ---- for other trainers ----
+
+
+@pytest.fixture
+def exported(tmp_path):
+    with Exports(tmp_path, ("trl", "alpaca")) as exports:
+        for one in label([BRIDGE, PLAIN], CHAIN, EverythingRetriever()):
+            exports.add(one)
+    assert exports.num_pairs == 1
+    return tmp_path
+
+
+def test_datasets_and_trl_read_the_exports(exported):
+    from datasets import load_dataset
+    from trl.data_utils import is_conversational
+
+    for name, columns in (("rewriter", ["prompt", "completion"]), ("selector_pairs", ["prompt", "chosen", "rejected"])):
+        rows = load_dataset(
+            "json", data_files=str(exported / "trl" / f"{name}.jsonl"), cache_dir=str(exported / "cache")
+        )
+        assert rows["train"].column_names == columns
+        assert is_conversational(rows["train"][0])
+    first = json.loads((exported / "trl/rewriter.jsonl").read_text().splitlines()[0])
+    assert [message["role"] for message in first["prompt"] + first["completion"]] == ["system", "user", "assistant"]
+    assert first["prompt"][1]["content"] == BRIDGE.text
+    assert first["completion"][0]["content"] == "\n".join(BRIDGE.sub_questions)
+
+
+def test_llama_factory_finds_the_files_and_their_columns(exported):
+    info = json.loads((exported / "alpaca/dataset_info.json").read_text())
+    assert set(info) == {f"jointrag_{name}" for name in ("rewriter", "selector", "generator", "selector_pairs")}
+    for entry in info.values():
+        rows = [json.loads(line) for line in (exported / "alpaca" / entry["file_name"]).read_text().splitlines()]
+        assert rows
+        assert all(set(entry["columns"].values()) == set(row) for row in rows)
+    assert info["jointrag_selector_pairs"]["ranking"]
+
+
+def test_an_interruption_leaves_no_half_written_export(tmp_path):
+    (labelled,) = label([BRIDGE], CHAIN, EverythingRetriever())
+
+    def write():
+        with Exports(tmp_path, ("trl", "alpaca")) as exports:
+            exports.add(labelled)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -15,7 +15,8 @@ tests/unit/test_mappo_formulas.py::test_every_question_is_asked_once_per_epoch, 
 | log-probabilities without the decoding restriction | \
 tests/integration/test_mappo.py::test_importance_ratio_is_one_on_fresh_episodes |
 | other prompts in supervised training, RL and evaluation | \
-tests/unit/test_agent_data.py::test_labelling_is_the_chain_with_labels_for_words, and here |
+tests/unit/test_agent_data.py::test_labelling_is_the_chain_with_labels_for_words, \
+tests/unit/test_golden_prompts.py |
 | answers joined by question text | here |
 """
 
@@ -28,21 +29,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from evaluation.examples import pick
 from evaluation.scores import question_scores
 from jointrag.agents import build_chain
 from jointrag.config import AgentsConfig
-from jointrag.generation import GREEDY, Sampling
 from jointrag.metrics import METRICS
-from jointrag.pipeline import answer, retrieve
+from jointrag.pipeline import retrieve
 from jointrag.presets import resolve
 from jointrag.types import Episode, Question
-from tests.tiny import AGENTS, PASSAGES, QUESTIONS, FixedRetriever, chain, tiny_lm
+from tests.tiny import PASSAGES, QUESTIONS, FixedRetriever, chain
 from trainers import labelling
 from trainers.mappo.rewards import answer_rewards
-from trainers.warm_start import encode
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("flows", "tasks", "retrieval_server", "trainers", "evaluation", "jointrag")
@@ -131,17 +129,6 @@ def test_what_several_sub_questions_find_is_a_candidate_once() -> None:
     for num_candidates in (2, 3, 4, 5, 9):
         (found,) = retrieve([episode], FixedRetriever(), num_candidates)
         assert len(set(found.candidates)) == len(found.candidates) == min(num_candidates, len(PASSAGES))
-
-
-def test_supervised_training_rollouts_and_evaluation_see_the_same_tokens() -> None:
-    lm = tiny_lm()
-    generator = build_chain(AGENTS.model_copy(update={"chain": ("generator",)}))
-    labelled = [e for one in labelling.label(QUESTIONS, generator, FixedRetriever()) for e in one.examples]
-    rows = encode(lm.tokenizer, labelled, lm.max_length, AGENTS)
-    supervised = [tuple(row["input_ids"][: row["prompt_length"]]) for row in rows]
-    for sampling in (Sampling(1.0, torch.Generator().manual_seed(0)), GREEDY):
-        episodes = answer(QUESTIONS, generator, FixedRetriever(), lm, sampling)
-        assert [turn.prompt_ids for episode in episodes for turn in episode.turns] == supervised
 
 
 def test_questions_of_the_same_text_keep_their_own_answers() -> None:

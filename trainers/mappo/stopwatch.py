@@ -51,7 +51,7 @@ class Stopwatch:
 
     def metrics(self, rollout: Rollout, outcome: Outcome, num_processes: int) -> dict[str, float]:
         """time/*: seconds per phase (the rollout's without retrieval), tokens and episodes per second, the share of
-        padding in what went through the model, memory. Tokens are this process's, times the number of processes."""
+        padding in what went through the model, memory; rollout/cut_prompts: those that were too long. Tokens are this process's, times the number of processes."""
         retrieval_s = self._retriever.seconds - self._retrieved_s
         seconds = self._laps | {"rollout": self._laps["rollout"] - retrieval_s, "retrieval": retrieval_s}
         read = sum(map(num_tokens, rollout.turns))
@@ -65,6 +65,7 @@ class Stopwatch:
             "time/update_tokens_per_s": num_processes * outcome.tokens / seconds["update"],
             "time/rollout_padding": 1 - self._lm.count.real / max(1, self._lm.count.padded),
             "time/update_padding": 1 - outcome.tokens / max(1, outcome.padded_tokens),
+            "rollout/cut_prompts": float(self._lm.count.cut),
             "time/peak_memory_mb": peak_memory_mb(self._lm.model.device),
         }
 
