@@ -15,6 +15,7 @@ from jointrag.config.data import (
     NamedDataset,
     OnBadLine,
     PublicDataset,
+    SynthesisConfig,
     SyntheticDataset,
 )
 from jointrag.config.language_model import LanguageModelSection, Lora, PretrainedLM, ScratchLM, ServedConfig
@@ -92,6 +93,7 @@ __all__ = [
     "ServedReader",
     "ServerConfig",
     "Share",
+    "SynthesisConfig",
     "SyntheticDataset",
     "TeacherConfig",
     "TorchIndexConfig",

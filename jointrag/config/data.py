@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from jointrag.config.base import Section, Share
+from jointrag.config.language_model import PretrainedLM, ServedConfig
 
 OnBadLine = Literal["refuse", "skip"]
 QuestionField = Literal["id", "text", "answers", "type", "gold_passages", "sub_questions"]
@@ -58,13 +59,53 @@ class ChunkingConfig(Section):
         return self
 
 
+class SynthesisConfig(Section):
+    """Questions that a language model writes about the passages, where there are none."""
+
+    served: ServedConfig | None = None
+    """The model that writes, behind an OpenAI-compatible server;"""
+    local: PretrainedLM | None = None
+    """or in this process. One of the two."""
+    num_train_questions: PositiveInt = 1_000
+    num_dev_questions: PositiveInt = 100
+    num_test_questions: PositiveInt = 200
+    two_hop_share: Share = 0.5
+    """Of the questions that are asked for; two-hop questions are dropped more often."""
+    top_k: PositiveInt = 10
+    """A keyword search for the question, or its sub-questions, has to find its passages among the first so many."""
+    max_answer_words: PositiveInt = 10
+    language: str = "english"
+    """Of the keyword search: snowball's name of it, or none."""
+    replies: Path = Path("data/synthesis")
+    """Where the model's replies are kept, so that it is not asked twice."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"train": self.num_train_questions, "dev": self.num_dev_questions, "test": self.num_test_questions}
+
+    @property
+    def model_name(self) -> str:
+        model = self.served or self.local
+        assert model is not None
+        return model.name
+
+    @model_validator(mode="after")
+    def _one_model(self) -> SynthesisConfig:
+        if (self.served is None) == (self.local is None):
+            raise ValueError("synthesis needs a model: set served.base_url and served.name, or local.name (not both)")
+        return self
+
+
 class FilesDataset(Section):
     """Your own data: a folder with corpus.jsonl (.tsv, .parquet) and questions, train.jsonl, dev.jsonl, test.jsonl
     (.csv, .tsv, .parquet); see data/README.md."""
 
     name: Literal["files"]
-    path: Path
-    """The folder."""
+    path: Path | None = None
+    """The folder; null with documents and questions=synthesise."""
+    questions: Literal["files", "synthesise"] = "files"
+    """synthesise: there are none; a language model writes them about the passages."""
+    synthesis: SynthesisConfig | None = None
     documents: Path | None = None
     """A folder of .txt, .md, .html, .pdf and .docx files in place of the corpus file."""
     chunking: ChunkingConfig = ChunkingConfig()
@@ -72,6 +113,17 @@ class FilesDataset(Section):
     """What the columns of the questions are called, where not like this."""
     on_bad_line: OnBadLine = "refuse"
     """Lines of the corpus that cannot be used, or whose id was used before: an error, or left out with a warning."""
+
+    @model_validator(mode="after")
+    def _has_its_parts(self) -> FilesDataset:
+        if self.questions == "synthesise" and self.synthesis is None:
+            raise ValueError(
+                "questions=synthesise needs a model: set synthesis.served.base_url and synthesis.served.name, or "
+                "synthesis.local.name"
+            )
+        if self.path is None and not (self.documents and self.questions == "synthesise"):
+            raise ValueError("path has to be set: the folder with the questions, and with the corpus or documents")
+        return self
 
 
 class CorpusDataset(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -92,6 +92,16 @@ class PipelineConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     report: ReportConfig = ReportConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flashrag_by_one_name(cls, given: Any) -> Any:
+        """dataset.name=flashrag:nq is short for name=flashrag, subset=nq."""
+        dataset = given.get("dataset") if isinstance(given, dict) else None
+        if isinstance(dataset, dict) and str(dataset.get("name", "")).startswith("flashrag:"):
+            name, _, subset = dataset["name"].partition(":")
+            return given | {"dataset": {**dataset, "name": name, "subset": subset}}
+        return given
 
     @property
     def mines_negatives(self) -> bool:

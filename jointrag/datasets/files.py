@@ -19,7 +19,8 @@ from jointrag.corpus_files import Copied, copy, find
 from jointrag.datasets.documents import write_passages
 from jointrag.datasets.questions import Placed, find_questions, read_questions
 from jointrag.datasets.splits import warn_of_near_duplicates
-from jointrag.jsonl import write_jsonl
+from jointrag.jsonl import read_jsonl, write_jsonl
+from jointrag.types import Question
 
 logger = logging.getLogger(__name__)
 REQUIRED = ("train", "dev", "test")
@@ -27,7 +28,10 @@ REQUIRED = ("train", "dev", "test")
 
 def prepare(config: FilesDataset, *, seed: int, out: Path) -> dict[str, float]:
     """Check the folder and copy it into the stage's own form. Raises ValueError naming file, line and remedy."""
+    if config.questions == "synthesise":
+        return _synthesised(config, seed, out)
     folder = config.path
+    assert folder is not None, "the settings see to it"
     corpus = config.documents or find(folder)
     files = {split: find_questions(folder, split) for split in REQUIRED}
     files = {"source": _source(folder, files["train"]), **files}
@@ -43,6 +47,17 @@ def prepare(config: FilesDataset, *, seed: int, out: Path) -> dict[str, float]:
     for split, path in files.items():
         metrics[f"prepare/{split}_questions"] = float(write_jsonl(out / "questions" / f"{split}.jsonl", asked[path]))
     return metrics
+
+
+def _synthesised(config: FilesDataset, seed: int, out: Path) -> dict[str, float]:
+    from jointrag.datasets.synthesis import synthesise
+
+    assert config.synthesis is not None, "the settings see to it"
+    corpus = config.documents or find(config.path or Path())
+    copied = copy_corpus(corpus, out / "corpus.jsonl", config.on_bad_line, (), config.chunking)
+    metrics = synthesise(config.synthesis, out / "corpus.jsonl", seed=seed, out=out / "questions")
+    count = write_jsonl(out / "questions" / "source.jsonl", read_jsonl(out / "questions" / "train.jsonl", Question))
+    return corpus_metrics(copied) | metrics | {"prepare/source_questions": float(count)}
 
 
 def _source(folder: Path, train: Path) -> Path:

@@ -106,7 +106,7 @@ def test_another_kind_of_section_starts_from_its_own_defaults() -> None:
         ("mappo=3", "mappo: expected a section of settings, found 3"),
         ("runtime.device=tpu", "runtime.device: expected 'auto', 'cpu' or 'cuda', found 'tpu'"),
         ("dataset.name=file", "dataset.name: 'file' is not one of 'synthetic', 'files'"),
-        ("dataset.name=files", "dataset.path has to be set"),
+        ("dataset.name=files", "dataset: path has to be set: the folder"),
         ("mappo.minibatch_episodes=99999", "mappo: minibatch_episodes=99999 is more than the "),
         ("agents.chain=[rewriter]", "agents: the chain has to end with an agent that gives the answer: generator"),
         ("agents.rewritr.penalty=-1", "unknown setting agents.rewritr; did you mean agents.rewriter?"),

@@ -51,7 +51,8 @@ class Stopwatch:
 
     def metrics(self, rollout: Rollout, outcome: Outcome, num_processes: int) -> dict[str, float]:
         """time/*: seconds per phase (the rollout's without retrieval), tokens and episodes per second, the share of
-        padding in what went through the model, memory; rollout/cut_prompts: those that were too long. Tokens are this process's, times the number of processes."""
+        padding in what went through the model, memory; rollout/cut_prompts: those that were too long. Tokens are this
+        process's, times the number of processes."""
         retrieval_s = self._retriever.seconds - self._retrieved_s
         seconds = self._laps | {"rollout": self._laps["rollout"] - retrieval_s, "retrieval": retrieval_s}
         read = sum(map(num_tokens, rollout.turns))
