@@ -33,8 +33,8 @@ from jointrag.progress import progress
 from jointrag.types import Passage, Question
 
 logger = logging.getLogger(__name__)
-SPLITS = ("train", "dev", "test")
 MAX_TITLE_WORDS = 6
+ENOUGH_DOCUMENTS = 10  # for splits of whole documents
 
 
 @dataclass
@@ -196,15 +196,24 @@ class Writer:
 
 
 def _share_out(passages: Corpus | Sequence[Passage], counts: dict[str, int], seed: int) -> dict[str, list[int]]:
-    """Positions of the passages that each split may ask about, in random order; a document belongs to one split."""
-    shared: defaultdict[str, list[int]] = defaultdict(list)
-    splits, weights = list(counts), list(counts.values())
+    """Positions of the passages that each split may ask about, in random order. A document belongs to one split, unless
+    there are too few of them. Raises ValueError for fewer passages than splits."""
+    places: defaultdict[str, list[int]] = defaultdict(list)
     for i in range(len(passages)):
-        rng = random.Random(f"{seed} {_document(passages[i])}")
-        shared[rng.choices(splits, weights)[0]].append(i)
-    for places in shared.values():
-        random.Random(seed).shuffle(places)
-    return {split: shared[split] for split in splits}
+        places[_document(passages[i])].append(i)
+    units = list(places.values()) if len(places) >= ENOUGH_DOCUMENTS else [[i] for i in range(len(passages))]
+    if len(units) < len(counts):
+        raise ValueError(f"{len(passages)} passages are too few for questions of {', '.join(counts)}; add documents")
+    units.sort(key=lambda unit: random.Random(f"{seed} {passages[unit[0]].id}").random())
+    shared: dict[str, list[int]] = {}
+    start, asked = 0, 0
+    for left, (split, count) in zip(reversed(range(len(counts))), counts.items(), strict=True):
+        asked += count
+        end = min(max(start + 1, round(len(units) * asked / sum(counts.values()))), len(units) - left)
+        shared[split] = [i for unit in units[start:end] for i in unit]
+        random.Random(seed).shuffle(shared[split])
+        start = end
+    return shared
 
 
 def _document(passage: Passage) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import torch
 
 from evaluation.answers import evaluate
 from evaluation.scores import Scores
-from jointrag.config import AgentsConfig, EvaluationConfig, PretrainedLM, ServedConfig
+from jointrag.config import AgentsConfig, EvaluationConfig, PretrainedLM, ServedConfig, SynthesisConfig
+from jointrag.datasets.synthesis import synthesise
 from jointrag.generation import GREEDY, LocalLM, Sampling
 from jointrag.jsonl import read_jsonl, write_jsonl
 from jointrag.served import ServedLM
@@ -174,3 +176,19 @@ def test_a_served_model_beside_a_checkpoint(
             seed=0,
             out=tmp_path,
         )
+
+
+def test_it_writes_questions_as_the_same_weights_do_here(system: Path, server: ServedConfig, tmp_path: Path) -> None:
+    """The protocol. Random weights write nothing of use: their words arrive, and none is kept."""
+    write_jsonl(tmp_path / "corpus.jsonl", [*PASSAGES, Passage("p2", "", "Cy lives in Bergen.")])
+    replies = {}
+    here = {"local": _section(system).model_copy(update={"max_length": 2048})}
+    for name, model in {"served": {"served": server}, "here": here}.items():
+        counts = {"num_train_questions": 2, "num_dev_questions": 1, "num_test_questions": 1}
+        config = SynthesisConfig.model_validate({**counts, **model, "two_hop_share": 0.5, "replies": tmp_path / name})
+        with pytest.raises(ValueError, match=r"no \w+ question was kept: 0 of \d+ questions"):
+            synthesise(config, tmp_path / "corpus.jsonl", seed=0, out=tmp_path / f"{name}-out")
+        lines = (tmp_path / name / "replies.jsonl").read_text().splitlines()
+        replies[name] = [json.loads(line)[1].strip() for line in lines]
+    assert replies["served"] == replies["here"]
+    assert any(replies["here"])

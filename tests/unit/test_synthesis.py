@@ -12,7 +12,7 @@ import pytest
 from jointrag import datasets
 from jointrag.bm25 import BM25
 from jointrag.config import FilesDataset, ServedConfig, SynthesisConfig
-from jointrag.datasets.synthesis import Writer, Yield
+from jointrag.datasets.synthesis import Writer, Yield, _share_out
 from jointrag.datasets.synthesis_prompts import prompt, read
 from jointrag.generation import Completion, Sampling
 from jointrag.jsonl import read_jsonl, write_jsonl
@@ -135,6 +135,20 @@ def test_the_prompt_shows_the_passages_and_read_undoes_quotes() -> None:
     said = read("1. Question: “Who?”\n2. Answer: `Anna`", 1)
     assert said is not None
     assert (said.question, said.answer) == ("Who?", "Anna")
+
+
+@pytest.mark.parametrize("num_documents", [1, 12])
+def test_every_split_gets_passages_of_its_own(num_documents: int) -> None:
+    corpus = [Passage(f"doc{i % num_documents}#{i}", "", f"text {i}") for i in range(60)]
+    counts = {"train": 100, "dev": 1, "test": 19}
+    shared = _share_out(corpus, counts, seed=1)
+    assert sorted(i for places in shared.values() for i in places) == list(range(60))
+    assert all(shared.values())
+    assert len(shared["train"]) > len(shared["test"]) >= len(shared["dev"])
+    documents = {split: {corpus[i].id.split("#")[0] for i in places} for split, places in shared.items()}
+    assert bool(documents["train"] & documents["test"]) == (num_documents == 1)
+    with pytest.raises(ValueError, match="2 passages are too few"):
+        _share_out(corpus[:2], counts, seed=1)
 
 
 # ---- as the dataset's questions ----
