@@ -13,7 +13,7 @@ from jointrag.presets import ConfigError, resolve
 from tasks.run import Run, open_run
 
 # Spelled out, because Prefect's pages make forms of them; a test compares them with configs/ and the stages.
-Preset = Literal["demo", "smoke", "retriever", "index", "single-gpu", "paper"]
+Preset = Literal["demo", "smoke", "hotpotqa-sample", "musique-sample", "retriever", "index", "single-gpu", "paper"]
 StageName = Literal[
     "prepare",
     "start_retriever",

@@ -61,10 +61,14 @@ def content_words(text: str) -> set[str]:
 def terms(text: str) -> set[str]:
     """The words of a text; in Chinese and Japanese pairs of neighbours, as single characters are in every text."""
     words = normalize(text).split()
-    found = {word for word in words if not is_by_character(word)}
+    found = set(words)
+    characters = {word for word in found if is_by_character(word)}
+    if not characters:
+        return found
+    found -= characters
     run: list[str] = []
     for word in (*words, ""):
-        if word and is_by_character(word) and word not in _CJK_FUNCTION_CHARACTERS:
+        if word in characters and word not in _CJK_FUNCTION_CHARACTERS:
             run.append(word)
             continue
         found |= {first + second for first, second in pairwise(run)} if len(run) > 1 else set(run)

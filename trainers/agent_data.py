@@ -44,8 +44,23 @@ def build(
 ) -> dict[str, float]:
     """Write the examples, {warm_start,reading,control}.jsonl, the questions, {questions,dev}.jsonl, exports for other
     trainers and data_card.md below `out`."""
+    retriever = HttpRetriever(retrieval_url)
+    return build_with(retriever, config, agents, prepared=prepared, seed=seed, out=out, tracker=tracker)
+
+
+def build_with(
+    retriever: Retriever,
+    config: AgentDataConfig,
+    agents: AgentsConfig,
+    *,
+    prepared: Path,
+    seed: int,
+    out: Path,
+    tracker: Tracker = NoTracker(),
+) -> dict[str, float]:
+    """The same with any retriever."""
     rng = np.random.default_rng(seed)
-    chain, retriever = build_chain(agents), HttpRetriever(retrieval_url)
+    chain = build_chain(agents)
     split = {name: prepared / "questions" / f"{name}.jsonl" for name in ("source", "train", "dev")}
     corpus = PassagesById(prepared / "corpus.jsonl") if _reads_gold(config) else None
     labels = _labels(config, corpus, seed, out)

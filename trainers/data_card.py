@@ -1,10 +1,10 @@
 """What the agents learn from, to be read before they do: data_card.md beside the examples.
 
 How many examples each agent has, how long they are and where their labels came from; how many questions there are of
-each type, whether the retriever finds their gold passages, how far the selector's labels are from these; and twenty
-questions with their whole way through the chain. It is added up as examples are made, so it takes no memory that grows
-with them. Lengths are in the tokens of `agent_data.tokenizer`, else in words and marks, a character each in Chinese and
-Japanese: close to tokens, whatever the tokenizer.
+each type, whether the retriever finds their gold passages, how far the selector's lexical labels are from these,
+whether they were used or not; and twenty questions with their whole way through the chain. It is added up as examples
+are made, so it takes no memory that grows with them. Lengths are in the tokens of `agent_data.tokenizer`, else in words
+and marks, a character each in Chinese and Japanese: close to tokens, whatever the tokenizer.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class OfAgent:
 @dataclass
 class OfType:
     """The questions of one type, and of those whose gold passages are known: how many have all of them, or some, among
-    their candidates, and how the selector's labels compare with them."""
+    their candidates, and how the selector's lexical labels compare with them."""
 
     num_questions: int = 0
     num_decomposed: int = 0
@@ -66,7 +66,8 @@ class OfType:
     num_chosen_gold: int = 0
     num_there: int = 0
 
-    def add(self, episode: Episode) -> None:
+    def add(self, episode: Episode, weak: Sequence[str] | None) -> None:
+        """`weak`: what the selector's lexical label chooses; None: there is no selector."""
         question = episode.question
         self.num_questions += 1
         self.num_decomposed += bool(question.sub_questions)
@@ -74,13 +75,13 @@ class OfType:
         if not question.gold_passages:
             return
         gold, candidates = set(question.gold_passages), {p.id for p in episode.candidates}
-        read = {passage.id for passage in episode.passages}
         self.num_known += 1
         self.num_all_found += gold <= candidates
         self.num_some_found += bool(gold & candidates)
-        self.num_chosen += len(read)
-        self.num_chosen_gold += len(read & gold)
-        self.num_there += len(gold & candidates)
+        if weak is not None:
+            self.num_chosen += len(weak)
+            self.num_chosen_gold += len(gold.intersection(weak))
+            self.num_there += len(gold & candidates)
 
     @property
     def label_precision(self) -> float:
@@ -122,8 +123,8 @@ class DataCard:
             of_agent.sources[source] += 1
             of_agent.num_empty += not example.response
         episode = one.episode
-        self._types[episode.question.type or "–"].add(episode)
-        self._all.add(episode)
+        self._types[episode.question.type or "–"].add(episode, one.weak)
+        self._all.add(episode, one.weak)
         if (gold := set(episode.question.gold_passages)) and found_by_question is not None:
             self._num_measured += 1
             for how, ids in zip(self._recall, (found_by_question, one.found), strict=True):
@@ -187,7 +188,7 @@ class DataCard:
             rows.append((kind, f"{of_type.num_questions:,}", f"{of_type.num_decomposed:,}", f"{asked:.2f}", *shares))
         heads = (
             "type", "questions", "with a decomposition", "sub-questions asked", "all gold found", "some gold found",
-            "selector's labels: precision", "recall",
+            "lexical labels: precision", "recall",
         )  # fmt: skip
         return _table(heads, rows)
 

@@ -72,6 +72,7 @@ class Labelled:
     sources: tuple[str, ...]  # per example, where it came from
     found: tuple[str, ...]  # ids of the candidates, in the retriever's order
     pair: Pair | None = None  # of the selector's
+    weak: tuple[str, ...] | None = None  # ids that its lexical label chooses, where gold passages are known
 
 
 def label(
@@ -84,7 +85,7 @@ def label(
         *_, episodes = walk(batch, chain, retriever, say)
         for episode in episodes:
             of_it = learned[episode.question.id]
-            yield Labelled(episode, tuple(of_it.examples), tuple(of_it.sources), of_it.found, of_it.pair)
+            yield Labelled(episode, tuple(of_it.examples), tuple(of_it.sources), of_it.found, of_it.pair, of_it.weak)
 
 
 @dataclass
@@ -95,6 +96,7 @@ class _Learned:
     sources: list[str] = field(default_factory=list)
     found: tuple[str, ...] = ()
     pair: Pair | None = None
+    weak: tuple[str, ...] | None = None
 
 
 def _say_labels(
@@ -120,8 +122,10 @@ def _say_labels(
             example = _example(agent, episode, response)
             of_it.examples.append(example)
             of_it.sources.append(source)
-            if isinstance(agent, Selector):
-                of_it.pair = _pair(agent, episode, example, labels.seed)
+            if isinstance(agent, Selector) and episode.question.gold_passages:
+                weak = agent.label(episode, "lexical") or ""
+                of_it.weak = tuple(passage.id for passage in agent.read(episode, weak)[0].chosen)
+                of_it.pair = _pair(agent, episode, example, weak, labels.seed)
         if known is not None:
             episode, _ = agent.read(episode, known[0])
         spoken.append(episode)
@@ -187,14 +191,14 @@ def _gold_passages(episode: Episode, corpus: Passages | None) -> list[Passage]:
     return [there.get(id) or corpus[id] for id in episode.question.gold_passages]  # type: ignore[index]
 
 
-def _pair(agent: Selector, episode: Episode, example: Example, seed: int) -> Pair | None:
+def _pair(agent: Selector, episode: Episode, example: Example, weak: str, seed: int) -> Pair | None:
     """The gold selection against a worse one: the lexical label where it differs, else one gold passage taken for
-    another. None where gold passages are not known, or where there is nothing to confuse."""
+    another. None without candidates."""
     gold = agent.label(episode, "gold")
     if gold is None or not episode.candidates:
         return None
-    worse = agent.label(episode, "lexical")
-    if worse is None or worse == gold:
+    worse = weak
+    if worse == gold:
         rng = random.Random(f"{seed} {episode.question.id} pair")
         ids = set(episode.question.gold_passages)
         right = [i for i, passage in enumerate(episode.candidates) if passage.id in ids]
