@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -84,12 +84,14 @@ def dataset_problems(dataset: Dataset) -> Iterator[str]:
         yield from _public_problems(dataset)
     if not isinstance(dataset, FilesDataset):
         return
-    if not dataset.path.is_dir():
-        yield f"dataset.path={dataset.path}: no such folder; it should hold {', '.join(FILES)} (see data/README.md)"
-        return
+    looked_for: list[Callable[[], Path]] = []
+    if (path := dataset.path) is not None:
+        if not path.is_dir():
+            yield f"dataset.path={path}: no such folder; it should hold {', '.join(FILES)} (see data/README.md)"
+            return
+        looked_for += [partial(corpus_files.find, path)] if dataset.documents is None else []
+        looked_for += [partial(find_questions, path, s) for s in REQUIRED] if dataset.questions == "files" else []
     files: list[Path] = []
-    looked_for = [lambda: corpus_files.find(dataset.path)] if dataset.documents is None else []
-    looked_for += [partial(find_questions, dataset.path, split) for split in REQUIRED]
     for look in looked_for:
         try:
             files.append(look())

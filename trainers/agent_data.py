@@ -27,7 +27,7 @@ from jointrag.tracking import NoTracker, Tracker
 from jointrag.types import Episode, Example, Question
 from trainers.data_card import DEPTHS, DataCard
 from trainers.exports import Exports
-from trainers.labelling import QUESTIONS_PER_REQUEST, Labelled, Labels, batched, label
+from trainers.labelling import QUESTIONS_PER_REQUEST, Labelled, Labels, Passages, batched, label
 
 ENOUGH_TO_MEASURE = 1_000  # questions for which it is measured how well they find their own gold passages
 
@@ -133,7 +133,7 @@ def _found_directly(labelled: Sequence[Labelled], retriever: Retriever, chain: C
 
 
 def reading_examples(
-    episodes: Sequence[Episode], corpus: PassagesById | None, chain: Chain, count: int, rng: np.random.Generator
+    episodes: Sequence[Episode], corpus: Passages | None, chain: Chain, count: int, rng: np.random.Generator
 ) -> Iterator[Example]:
     """For models that cannot read yet: the gold passages among 0 or more retrieved others, in any order. Who answers in
     the chain answers; the selector, where there is one, finds the gold passages. They take turns."""

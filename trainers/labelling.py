@@ -36,7 +36,7 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 class Passages(Protocol):
-    def __getitem__(self, id: str) -> Passage: ...
+    def __getitem__(self, id: str, /) -> Passage: ...
 
 
 @dataclass(frozen=True)

@@ -206,9 +206,11 @@ def test_answers_are_learned_from_what_was_configured():
 def test_pairs_set_the_gold_selection_against_a_worse_one():
     # the weak label finds both gold passages too, so one of them is taken for another
     (same,) = label([BRIDGE], CHAIN, EverythingRetriever())
+    assert same.pair is not None
     assert same.pair.example.response == "Document0,Document1"
     assert len(set(same.pair.rejected.split(",")) & {"Document0", "Document1"}) == 1
     (other,) = label([replace(BRIDGE, gold_passages=("x",))], CHAIN, EverythingRetriever())
+    assert other.pair is not None
     assert (other.pair.example.response, other.pair.rejected) == ("Document2", "Document0,Document1")
     (unknown,) = label([PLAIN], CHAIN, EverythingRetriever())
     assert unknown.pair is None

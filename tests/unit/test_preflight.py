@@ -45,6 +45,15 @@ def test_a_corpus_in_another_form(corpus: Path) -> None:
     assert "corpus.jsonl: no such file (nor .tsv or .parquet); dataset.path should hold corpus" in of_files(corpus)[0]
 
 
+def test_questions_that_will_be_written_need_not_be_there(corpus: Path, tmp_path: Path) -> None:
+    for split in ("train", "dev", "test"):
+        (corpus / f"{split}.jsonl").unlink()
+    written = ["dataset.name=files", "dataset.questions=synthesise", "dataset.synthesis.local.name=any/model"]
+    assert any("train.jsonl" in problem for problem in of_files(corpus))
+    assert problems("smoke", *written, f"dataset.path={corpus}") == []
+    assert "nowhere: no such folder" in problems("smoke", *written, f"dataset.documents={tmp_path / 'nowhere'}")[0]
+
+
 def test_missing_folder(tmp_path: Path) -> None:
     assert "no such folder; it should hold corpus.jsonl, train.jsonl" in of_files(tmp_path / "nowhere")[0]
 
