@@ -15,7 +15,7 @@ import logging
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -87,7 +87,7 @@ def synthesise(
     result = writer.result
     result.num_asked_now = lm.num_asked
     logger.info("%s", result)
-    write_atomically(out / "synthesis.json", json.dumps(asdict(result), indent=2) + "\n")
+    write_atomically(out / "synthesis.json", json.dumps(vars(result), indent=2) + "\n")
     return metrics | {
         "prepare/questions_written": float(result.num_written),
         "prepare/questions_kept": float(result.num_kept),

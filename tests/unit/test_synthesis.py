@@ -159,6 +159,8 @@ def about_any_town(asked: Asked) -> Said:
     told = asked.body["messages"][-1]["content"]
     town, number = re.search(r"(Town \d+) has (\d+)", told).groups()  # type: ignore[union-attr]
     reply = f"Question: How many inhabitants has {town}?\nAnswer: {number}"
+    if town in ("Town 3", "Town 7", "Town 11", "Town 15"):
+        reply = "There are many."
     return Said({"choices": [{"message": {"content": reply}}]})
 
 
@@ -199,7 +201,9 @@ def test_a_data_set_without_questions_gets_some(tmp_path: Path) -> None:
     assert num_asked == first  # the second time nobody is asked
     assert again == metrics
     report = json.loads((tmp_path / "out/questions/synthesis.json").read_text())
-    assert report["num_kept"] == metrics["prepare/questions_kept"] > 10
+    assert report["dropped"].keys() == {"malformed"}
+    assert report["num_kept"] + report["dropped"]["malformed"] == report["num_written"]
+    assert report["num_kept"] == metrics["prepare/questions_kept"] > 8
     assert report["num_asked_now"] == 20
     assert report["words_read"] > report["words_written"] > 100
     assert [path.name for path in (tmp_path / "out/questions").iterdir() if path.is_dir()] == []
