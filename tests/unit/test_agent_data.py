@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 
 from jointrag.agents import build_chain
-from jointrag.config import AgentsConfig, AnswerContexts
+from jointrag.config import AgentDataConfig, AgentsConfig, AnswerContexts
 from jointrag.generation import GREEDY, Completion
+from jointrag.jsonl import read_jsonl, write_jsonl
 from jointrag.pipeline import answer
-from jointrag.types import Episode, Hit, Passage, Question
-from trainers.agent_data import reading_examples
+from jointrag.presets import ConfigError, resolve
+from jointrag.types import Episode, Example, Hit, Passage, Question
+from tests.answering import Said, answering
+from trainers.agent_data import build_with, reading_examples
 from trainers.data_card import DataCard
 from trainers.exports import Exports
 from trainers.labelling import Labels, label
+from trainers.scratch import word_level_tokenizer
 
 PASSAGES = {
     "d": Passage("d", "", "Silent Harbor was directed by Anna Berg."),
@@ -265,3 +269,66 @@ def test_an_interruption_leaves_no_half_written_export(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+# ---- the stage ----
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    write_jsonl(tmp_path / "prepared/corpus.jsonl", PASSAGES.values())
+    for split, questions in {"source": [BRIDGE, PLAIN], "train": [BRIDGE], "dev": [PLAIN]}.items():
+        write_jsonl(tmp_path / "prepared/questions" / f"{split}.jsonl", questions)
+    return tmp_path / "prepared"
+
+
+def build_it(prepared, out, **settings):
+    config = AgentDataConfig.model_validate(settings)
+    agents = AgentsConfig(num_candidates=4)
+    return build_with(EverythingRetriever(), config, agents, prepared=prepared, seed=0, out=out)
+
+
+def test_a_teacher_behind_a_server_is_asked_once(prepared, tmp_path):
+    asked = []
+
+    def answer_it(request):
+        asked.append(request.body)
+        return Said({"choices": [{"message": {"content": "Who made Silent Harbor?"}}]})
+
+    with answering(answer_it) as url:
+        settings = {
+            "teacher": {"base_url": f"{url}/v1", "name": "large"},
+            "label_sources": {"rewriter": ["decomposition", "teacher"]},
+        }
+        metrics = build_it(prepared, tmp_path / "out", **settings)
+        again = build_it(prepared, tmp_path / "out", **settings)  # as after an interruption
+    assert metrics == again
+    assert [body["messages"][1]["content"] for body in asked] == [PLAIN.text]
+    rewriter = [e for e in read_jsonl(tmp_path / "out/warm_start.jsonl", Example) if e.prompt.agent == "rewriter"]
+    assert sorted(e.response for e in rewriter) == sorted(["\n".join(BRIDGE.sub_questions), "Who made Silent Harbor?"])
+    assert "decomposition 50%, teacher 50%" in (tmp_path / "out/data_card.md").read_text()
+
+
+def test_mappo_gets_questions_and_answers_and_the_card_counts_tokens(prepared, tmp_path):
+    tokenizer = word_level_tokenizer([BRIDGE.text], ["<pad>", "<unk>", "<eos>"], lowercase=False)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    metrics = build_it(prepared, tmp_path / "out", tokenizer=str(tmp_path / "tokenizer"), exports=[])
+    (question,) = read_jsonl(tmp_path / "out/questions.jsonl", Question)
+    assert question == replace(BRIDGE, gold_passages=(), sub_questions=())
+    assert metrics["agent_data/questions"] == metrics["agent_data/dev"] == 1
+    assert f"Prompts in tokens of {tmp_path / 'tokenizer'}" in (tmp_path / "out/data_card.md").read_text()
+    assert not (tmp_path / "out/trl").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("agent_data.label_sources={rewriter: [teacher]}", "label_sources.rewriter names the teacher; set teacher"),
+        ("agent_data.label_sources={rewriter: [gold]}", "rewriter names 'gold'; choose from decomposition, identity"),
+        ("agent_data.label_sources={judge: [gold]}", "names the agent 'judge'; there are rewriter, selector"),
+        ("agent_data.answer_contexts={selected: 0, gold: 0, nothing: 0}", "answer_contexts are all 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve("smoke", [override])
