@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.scores import Scores, SystemScores, compare, measure, measure_types, types_of
+from evaluation.measures import compare, measure, measure_types, types_of
+from evaluation.scores import Scores, SystemScores
 from jointrag.config import AgentsConfig, EvaluationConfig, LanguageModelSection, ServedConfig
 from jointrag.generation import LanguageModel
 from jointrag.jsonl import read_jsonl, write_atomically, write_jsonl

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.scores import Scores, SystemScores, compare, measure, measure_types
+from evaluation.measures import compare, measure, measure_types
+from evaluation.scores import Scores, SystemScores
 from jointrag.types import Episode, Passage, Question, Turn
 
 A, B, C, D = (Passage(name, "", f"text {name}") for name in "ABCD")
