@@ -131,8 +131,8 @@ class SystemScores(_Data):
     """One system: over all questions, per question type and per hop count."""
 
     kind: SystemKind = "trained"
-    """no_retrieval: the last agent alone, without passages. plain_rag: the question itself is searched for, and the last
-    agent reads all candidates. subset: some of the chain's agents. served: a model behind a server."""
+    """no_retrieval: the last agent alone, without passages. plain_rag: the question itself is searched for, and the
+    last agent reads all candidates. subset: some of the chain's agents. served: a model behind a server."""
     model: str = ""
     """Whose weights answered: the name of a checkpoint or of a served model."""
     agents: tuple[str, ...] = ()

@@ -77,13 +77,16 @@ def systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     names = ("mappo", "warm_start", "control")
     for name in names:
         (tmp_path / name / "model").mkdir(parents=True)
+        for file in ("config.json", "tokenizer.json"):
+            (tmp_path / name / "model" / file).write_text("{}")
     return {name: tmp_path / name for name in names}
 
 
 def run(prepared: Path, systems: dict[str, Path], out: Path, **settings: Any) -> dict[str, float]:
     out.mkdir(exist_ok=True)
+    settings = {"num_bootstrap": 500, "baselines": (), "attribution": False} | settings
     return evaluate(
-        EvaluationConfig(num_bootstrap=500, **settings),
+        EvaluationConfig(**settings),
         AgentsConfig(num_candidates=2),
         ScratchLM(),
         prepared=prepared,
@@ -92,6 +95,14 @@ def run(prepared: Path, systems: dict[str, Path], out: Path, **settings: Any) ->
         seed=0,
         out=out,
     )
+
+
+def scores_but_seconds(out: Path) -> dict[str, Any]:
+    scores = json.loads((out / "scores.json").read_text())
+    for system in scores["systems"].values():
+        for cost in (system, *system["cost"].values()):
+            del cost["seconds"]
+    return scores
 
 
 def test_scores_predictions_and_metrics(prepared: Path, systems: dict[str, Path], tmp_path: Path) -> None:
@@ -122,11 +133,7 @@ def test_scores_predictions_and_metrics(prepared: Path, systems: dict[str, Path]
 def test_again_gives_the_same_scores(prepared: Path, systems: dict[str, Path], tmp_path: Path) -> None:
     for name in ("a", "b"):
         run(prepared, systems, tmp_path / name)
-    a, b = (json.loads((tmp_path / name / "scores.json").read_text()) for name in ("a", "b"))
-    for scores in (a, b):
-        for system in scores["systems"].values():
-            del system["seconds"]
-    assert a == b
+    assert scores_but_seconds(tmp_path / "a") == scores_but_seconds(tmp_path / "b")
     assert max(FakeLM.batches) == 3
 
 
@@ -141,14 +148,22 @@ def test_some_of_the_questions(prepared: Path) -> None:
 
 def test_clear_errors(prepared: Path, systems: dict[str, Path], tmp_path: Path) -> None:
     test = prepared / "questions/test.jsonl"
-    (systems["control"] / "model").rmdir()
+    model = systems["control"] / "model"
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"'control': .*model has no tokenizer .* save it .*, or train that stage again"
+    ):
+        run(prepared, systems, tmp_path / "out")
+    (model / "config.json").unlink()
+    model.rmdir()
     with pytest.raises(ValueError, match=r"'control'.*model is missing"):
         run(prepared, systems, tmp_path / "out")
+    assert not FakeLM.batches, "nothing was answered before"
     write_jsonl(test, [QUESTIONS[0], Question("two", "Where?", ())])
-    with pytest.raises(ValueError, match=r"test\.jsonl: question 'two' has no answers"):
+    with pytest.raises(ValueError, match=r"test\.jsonl, line 2: question 'two' has no answers"):
         held_out_questions(test, None, 0)
     write_jsonl(test, [QUESTIONS[0], QUESTIONS[0]])
-    with pytest.raises(ValueError, match="'one' occurs twice"):
+    with pytest.raises(ValueError, match=r"test\.jsonl, line 2: question id 'one' occurs twice, first in line 1"):
         held_out_questions(test, None, 0)
     write_jsonl(test, [])
     with pytest.raises(ValueError, match=r"test\.jsonl: no questions to evaluate on"):
