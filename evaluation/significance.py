@@ -96,11 +96,13 @@ def randomisation_p_values(differences: Floats, rng: np.random.Generator, num_re
     size = len(differences)
 
     def draws(count: int) -> Floats:
-        return rng.integers(0, 2, size=(count, size), dtype=np.int8) * 2.0 - 1.0
+        return rng.integers(0, 2, size=(count, size), dtype=np.int8).astype(np.float64) * 2 - 1
 
     found = np.abs(np.round(differences.mean(axis=0), DECIMALS))
-    as_large = (np.abs(_means(differences, draws, num_resamples)) >= found).sum(axis=0, dtype=np.float64)
-    return (as_large + 1) / (num_resamples + 1)  # what was found is one of the cases (Davison & Hinkley, 1997, 4.2)
+    as_large = (np.abs(_means(differences, draws, num_resamples)) >= found).sum(axis=0)
+    return np.asarray(
+        (as_large + 1) / (num_resamples + 1), dtype=np.float64
+    )  # what was found is one of the cases (Davison & Hinkley, 1997, 4.2)
 
 
 def _column(differences: Floats) -> Floats:
