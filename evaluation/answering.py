@@ -70,7 +70,7 @@ def in_batches(
     what: str,
 ) -> list[Item]:
     """`make(start)` for every batch that the journal at `path` does not have yet, and all that it has then."""
-    with Journal(path, cls, belongs_to=belongs_to, group=batch_size) as journal:
+    with Journal(path, cls, belongs_to=belongs_to, group=batch_size, total=total) as journal:
 
         def items() -> Iterator[Item]:
             yield from journal.items[:total]

@@ -1,6 +1,7 @@
 """Work that is kept as it is done: JSON lines, on disk when `append` returns, read back after a kill.
 
-    with Journal(Path("answers/mappo.jsonl"), Answered, belongs_to="what decides the lines", group=128) as journal:
+    path = Path("answers/mappo.jsonl")
+    with Journal(path, Answered, belongs_to="what decides the lines", group=128, total=len(questions)) as journal:
         for start in range(len(journal.items), len(questions), 128):
             journal.append(answer(questions[start : start + 128]))
         journal.items
@@ -25,9 +26,9 @@ T = TypeVar("T")
 
 
 class Journal(Generic[T]):
-    """`items`: all that is there, of dataclass `cls`. One process at a time."""
+    """`items`: all that is there, of dataclass `cls`, of which there will be `total`. One process at a time."""
 
-    def __init__(self, path: Path, cls: type[T], *, belongs_to: str, group: int = 1) -> None:
+    def __init__(self, path: Path, cls: type[T], *, belongs_to: str, group: int, total: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         header = json.dumps({"belongs_to": belongs_to}).encode() + b"\n"
         content = path.read_bytes() if path.is_file() else b""
@@ -36,7 +37,8 @@ class Journal(Generic[T]):
             lines = [header]
             _write(path, header)
         self.items, ends = _read(lines, TypeAdapter(cls))
-        del self.items[len(self.items) - len(self.items) % group :]
+        if len(self.items) < total:  # the last group may be smaller
+            del self.items[len(self.items) - len(self.items) % group :]
         self._file = path.open("r+b")
         self._file.truncate(ends[len(self.items)])
         self._file.seek(0, os.SEEK_END)

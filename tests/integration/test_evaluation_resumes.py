@@ -143,15 +143,18 @@ def test_what_belongs_to_other_settings_is_answered_again(world: Path, tmp_path:
     from evaluation.journal import Journal
 
     path = tmp_path / "journal.jsonl"
-    with Journal(path, Question, belongs_to="a", group=2) as journal:
+    with Journal(path, Question, belongs_to="a", group=2, total=5) as journal:
         journal.append(MANY[:2])
         journal.append(MANY[2:3])
-    with Journal(path, Question, belongs_to="a", group=2) as journal:
+    with Journal(path, Question, belongs_to="a", group=2, total=5) as journal:
         assert journal.items == MANY[:2], "half a group is made again"
         journal.append(MANY[2:4])
     with path.open("ab") as file:
         file.write(json.dumps({"id": 3}).encode() + b"\n")
-    with Journal(path, Question, belongs_to="a", group=2) as journal:
+    with Journal(path, Question, belongs_to="a", group=2, total=5) as journal:
         assert journal.items == MANY[:4]
-    with Journal(path, Question, belongs_to="b") as journal:
+        journal.append(MANY[4:5])
+    with Journal(path, Question, belongs_to="a", group=2, total=5) as journal:
+        assert journal.items == MANY[:5], "the last group is smaller"
+    with Journal(path, Question, belongs_to="b", group=2, total=5) as journal:
         assert journal.items == []
