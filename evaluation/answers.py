@@ -48,7 +48,8 @@ def evaluate(
     judge_replies: str | None = None,
 ) -> dict[str, float]:
     """Score `systems` (name → directory holding model/), `config.served` and what `config` adds on the test split of
-    `prepared`. `judge_replies`: the folder where a judge's replies are kept; by itself below `out`.
+    `prepared`. `judge_replies`: the folder where a judge's replies are kept; by itself below `out`. An `out` with the
+    answers of an interrupted call is for the same models and the same index.
 
     Returns eval/<system>/f1, /em, /accuracy, /retrieval_recall …, and, if both were given, eval/delta_f1 of mappo over
     warm_start with eval/delta_f1_low and _high, the ends of its 95 % interval.

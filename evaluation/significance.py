@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_CELLS = 4_000_000  # resampled positions held at once: 32 MB
+MAX_CELLS = 4_000_000  # resampled positions held at once: some 100 MB
 DECIMALS = 12
 
 Floats = NDArray[np.float64]
@@ -100,9 +100,8 @@ def randomisation_p_values(differences: Floats, rng: np.random.Generator, num_re
 
     found = np.abs(np.round(differences.mean(axis=0), DECIMALS))
     as_large = (np.abs(_means(differences, draws, num_resamples)) >= found).sum(axis=0)
-    return np.asarray(
-        (as_large + 1) / (num_resamples + 1), dtype=np.float64
-    )  # what was found is one of the cases (Davison & Hinkley, 1997, 4.2)
+    # what was found is one of the cases, so that p is never 0 (Davison & Hinkley, 1997, section 4.2)
+    return np.asarray((as_large + 1) / (num_resamples + 1), dtype=np.float64)
 
 
 def _column(differences: Floats) -> Floats:

@@ -111,7 +111,8 @@ def speaker(
 ) -> Speaker:
     """The model of that name. Raises ValueError for a checkpoint that cannot be loaded, before anything is answered."""
     if name in config.served:
-        return Speaker(lambda: _served(config, name))
+        served = _served(config, name)  # costs nothing, and says at once that its key is missing
+        return Speaker(lambda: served)
     folder = checkpoints[name] / "model"
     if not folder.is_dir():
         raise ValueError(f"system {name!r}: {folder} is missing; train that stage again")
