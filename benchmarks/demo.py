@@ -104,7 +104,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _system(system: SystemScores) -> dict[str, Any]:
-    overall = {name: round(getattr(system.overall, name), 4) for name in ("f1", "em", "accuracy", "retrieval_recall")}
+    measured = system.overall.model_dump(include={"f1", "em", "accuracy", "retrieval_recall"}, exclude_none=True)
+    overall = {name: round(value, 4) for name, value in measured.items()}
     return overall | {"f1_by_type": {kind: round(measures.f1, 4) for kind, measures in system.types.items()}}
 
 

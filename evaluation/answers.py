@@ -1,32 +1,36 @@
-"""Stage 8: every system answers the same held-out questions, greedily; scores.json says how well.
+"""Stage 8: every system answers the same held-out questions, greedily; scores.json says how well, and why.
 
-A system is a trained model's folder, or a model behind an OpenAI-compatible server (`EvaluationConfig.served`).
-`evaluate` writes predictions/<system>.jsonl (one Episode a line, without token ids) and scores.json (read it with
-`evaluation.scores.Scores.read`). The answers come from `jointrag.pipeline.answer`, which training calls too, and are
-scored by `jointrag.metrics`, which the reward calls too: what is reported is what was trained.
+`evaluate` writes scores.json (read it with `evaluation.scores.Scores.read`) and, per system, predictions/<system>.jsonl
+(one Episode a line, without token ids), usage/<system>.jsonl (evaluation.costs.Usage) and, with a judge,
+judged/<system>.jsonl (evaluation.judge.Verdict). The answers come from `jointrag.pipeline.answer`, which training calls
+too, and are scored by `jointrag.metrics`, which the reward calls too: what is reported is what was trained.
+
+Interrupted, it goes on in the same folder: answers are kept batch by batch in answers/, which goes when all is done.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from evaluation.scores import Scores, SystemScores, compare, measure, measure_types, types_of
-from jointrag.config import AgentsConfig, EvaluationConfig, LanguageModelSection, ServedConfig
-from jointrag.generation import LanguageModel
-from jointrag.jsonl import read_jsonl, write_atomically, write_jsonl
-from jointrag.progress import progress
+from evaluation.answering import Answered, answer_all
+from evaluation.attribution import attribute, gold_passages
+from evaluation.judge import Judge, Verdict
+from evaluation.measures import question_scores
+from evaluation.passages import found_by_question
+from evaluation.scores import Attribution, Scores
+from evaluation.summary import Outcome, final_metrics, summarise
+from evaluation.systems import Speaker, System, attributed, line_up, speaker
+from jointrag.config import AgentsConfig, EvaluationConfig, LanguageModelSection
+from jointrag.jsonl import read_numbered, write_atomically, write_jsonl
 from jointrag.tracking import NoTracker, Tracker
-from jointrag.types import Episode, Question, Turn
+from jointrag.types import Question
 
 logger = logging.getLogger(__name__)
-
-ORDER = ("warm_start", "control", "mappo")  # baselines first: each system is compared with all before it
 
 
 def evaluate(
@@ -41,66 +45,93 @@ def evaluate(
     out: Path,
     device: str = "auto",
     tracker: Tracker = NoTracker(),
+    judge_replies: str | None = None,
 ) -> dict[str, float]:
-    """Score `systems` (name → directory holding model/) and `config.served` on the test split of `prepared`.
+    """Score `systems` (name → directory holding model/), `config.served` and what `config` adds on the test split of
+    `prepared`. `judge_replies`: the folder where a judge's replies are kept; by itself below `out`. An `out` with the
+    answers of an interrupted call is for the same models and the same index.
 
     Returns eval/<system>/f1, /em, /accuracy, /retrieval_recall …, and, if both were given, eval/delta_f1 of mappo over
     warm_start with eval/delta_f1_low and _high, the ends of its 95 % interval.
-    Raises ValueError for an empty test split, a question without answers, a system without model/, or two of one name.
+    Raises ValueError for an empty test split, a question without answers, a system without model or tokenizer, or two
+    of one name, before anything is answered; ConnectionError when a server is gone: what was answered is kept.
     """
-    if twice := set(systems) & set(config.served):
-        raise ValueError(
-            f"{min(twice)!r} names a trained system and one of evaluation.served; give the latter another name"
-        )
-    for name, directory in systems.items():
-        if not (directory / "model").is_dir():
-            raise ValueError(f"system {name!r}: {directory / 'model'} is missing; train that stage again")
+    from jointrag.retrieval import HttpRetriever
+
+    line = line_up(config, agents.chain, list(systems))
+    speakers = {name: speaker(name, systems, config, model, device) for name in dict.fromkeys(s.model for s in line)}
     questions = held_out_questions(prepared / "questions" / "test.jsonl", config.num_questions, seed)
-    episodes: dict[str, Sequence[Episode]] = {}
-    results: dict[str, SystemScores] = {}
-    for name in sorted([*systems, *config.served], key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER)):
-        llm = _served(config.served[name]) if name in config.served else _local(systems[name], model, device)
-        answered, seconds = _answer(name, llm, questions, config, agents, retrieval_url=retrieval_url)
-        del llm  # before the next one is loaded
-        write_jsonl(out / "predictions" / f"{name}.jsonl", answered)
-        episodes[name] = answered
-        results[name] = SystemScores(overall=measure(answered), types=measure_types(answered), seconds=seconds)
-        overall = results[name].overall
-        logger.info(
-            "%s: F1 %.1f, EM %.1f, accuracy %.1f", name, *(100 * s for s in (overall.f1, overall.em, overall.accuracy))
+    judge = Judge(config.judge, Path(judge_replies) if judge_replies else out / "judge") if config.judge else None
+    by_question = found_by_question(questions, HttpRetriever(retrieval_url), agents.num_candidates)
+    journals = out / "answers"
+
+    def answered_by(system: System, speaking: Speaker) -> list[Answered]:
+        return answer_all(
+            system,
+            speaking,
+            agents,
+            questions,
+            HttpRetriever(retrieval_url),  # of its own: what another system asked is not remembered for this one
+            batch_size=config.batch_size,
+            journal=journals / f"{system.name}.jsonl",
         )
-    names = list(episodes)
-    scores = Scores(
-        num_questions=len(questions),
-        types={name: sum(q.type == name for q in questions) for name in types_of([q.type for q in questions])},
-        systems=results,
-        comparisons=tuple(
-            comparison
-            for i, system in enumerate(names)
-            for baseline in names[:i]
-            for comparison in compare(system, baseline, episodes, num_resamples=config.num_bootstrap, seed=seed)
-        ),
+
+    def lost_by(system: System, speaking: Speaker, answered: Sequence[Answered]) -> Attribution | None:
+        episodes = [one.episode for one in answered]
+        return attribute(
+            system,
+            speaking,
+            agents,
+            episodes,
+            gold_passages(episodes, prepared / "corpus.jsonl"),
+            HttpRetriever(retrieval_url),
+            batch_size=config.batch_size,
+            journals=journals,
+            num_resamples=config.num_bootstrap,
+            seed=seed,
+        )
+
+    answered: dict[str, list[Answered]] = {}
+    attribution: dict[str, Attribution | None] = {}
+    for name, speaking in speakers.items():  # one model after the other is loaded, for all that it has a part in
+        for system in (system for system in line if system.model == name):
+            answered[system.name] = answered_by(system, speaking)
+            _log(system, answered[system.name])
+            if system.name in attributed(config, line):
+                attribution[system.name] = lost_by(system, speaking, answered[system.name])
+        speaking.unload()
+    outcome = Outcome(
+        systems=line,
+        answered={system.name: answered[system.name] for system in line},
+        by_question={episode.question.id: episode for episode in by_question},
+        attribution=attribution,
+        verdicts=_judged(judge, line, answered),
+        judge=config.judge.name if config.judge else None,
     )
-    write_atomically(out / "scores.json", scores.model_dump_json(indent=2) + "\n")
-    tracker.log_artifact(out / "scores.json")
-    tracker.log_table([c.model_dump() for c in scores.comparisons], "comparisons")
-    return _final_metrics(scores)
+    scores = summarise(outcome, agents, num_resamples=config.num_bootstrap, seed=seed)
+    _write(outcome, scores, out, tracker)
+    return final_metrics(scores)
 
 
 def held_out_questions(path: Path, num_questions: int | None, seed: int) -> list[Question]:
     """The test questions, or a random `num_questions` of them in the file's order."""
-    questions = list(read_jsonl(path, Question))
+    questions: list[Question] = []
+    lines: dict[str, int] = {}
+    for number, question in read_numbered(path, Question):
+        if not any(answer.strip() for answer in question.answers):
+            raise ValueError(
+                f"{path}, line {number}: question {question.id!r} has no answers; it cannot be scored, give it one or "
+                "drop it"
+            )
+        if question.id in lines:
+            raise ValueError(
+                f"{path}, line {number}: question id {question.id!r} occurs twice, first in line {lines[question.id]}; "
+                "ids must be unique"
+            )
+        lines[question.id] = number
+        questions.append(question)
     if not questions:
         raise ValueError(f"{path}: no questions to evaluate on; prepare a data set with a test split")
-    seen: set[str] = set()
-    for question in questions:
-        if not question.answers:
-            raise ValueError(
-                f"{path}: question {question.id!r} has no answers; it cannot be scored, give it one or drop it"
-            )
-        if question.id in seen:
-            raise ValueError(f"{path}: question id {question.id!r} occurs twice; ids must be unique")
-        seen.add(question.id)
     if num_questions is None or num_questions == len(questions):
         return questions
     if num_questions > len(questions):
@@ -112,60 +143,26 @@ def held_out_questions(path: Path, num_questions: int | None, seed: int) -> list
     return [questions[i] for i in sorted(chosen)]
 
 
-def _local(directory: Path, model: LanguageModelSection, device: str) -> LanguageModel:
-    from jointrag.generation import LocalLM
-
-    return LocalLM.load(directory / "model", model, device)
-
-
-def _served(config: ServedConfig) -> LanguageModel:
-    from jointrag.served import ServedLM
-
-    return ServedLM(config)
+def _judged(
+    judge: Judge | None, line: Sequence[System], answered: dict[str, list[Answered]]
+) -> dict[str, list[Verdict]]:
+    if judge is None:
+        return {}
+    return {s.name: judge.verdicts([one.episode for one in answered[s.name]], f"judge {s.name}") for s in line}
 
 
-def _answer(
-    name: str,
-    llm: LanguageModel,
-    questions: Sequence[Question],
-    config: EvaluationConfig,
-    agents: AgentsConfig,
-    *,
-    retrieval_url: str,
-) -> tuple[list[Episode], float]:
-    """One system's episodes, in the order of `questions`, and the seconds it took to answer."""
-    from jointrag.agents import build_chain
-    from jointrag.generation import GREEDY
-    from jointrag.pipeline import answer
-    from jointrag.retrieval import HttpRetriever
-
-    chain, retriever = build_chain(agents), HttpRetriever(retrieval_url)
-
-    def episodes() -> Iterator[Episode]:
-        for start in range(0, len(questions), config.batch_size):
-            batch = questions[start : start + config.batch_size]
-            yield from answer(batch, chain, retriever, llm, GREEDY)
-
-    started = time.monotonic()
-    answered = [_without_tokens(e) for e in progress(episodes(), f"evaluate {name}", total=len(questions))]
-    return answered, time.monotonic() - started
+def _log(system: System, answered: Sequence[Answered]) -> None:
+    means = {name: 100 * s.mean() for name, s in question_scores([one.episode for one in answered]).items()}
+    logger.info("%s: F1 %.1f, EM %.1f, accuracy %.1f", system.name, *(means[name] for name in ("f1", "em", "accuracy")))
 
 
-def _without_tokens(episode: Episode) -> Episode:
-    """The texts are kept; token ids and log-probabilities would make the file ten times as large."""
-    turns: tuple[Turn, ...] = tuple(
-        replace(turn, prompt_ids=(), response_ids=(), logprobs=(), values=(), support=()) for turn in episode.turns
-    )
-    return replace(episode, turns=turns)
-
-
-def _final_metrics(scores: Scores) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    for name, system in scores.systems.items():
-        values = system.overall.model_dump(exclude={"penalised", "num_questions"}, exclude_none=True)
-        values |= {f"penalised/{agent}": share for agent, share in system.overall.penalised.items()}
-        values["seconds"] = system.seconds
-        metrics |= {f"eval/{name}/{key}": float(value) for key, value in values.items()}
-    if (main := scores.comparison("mappo", "warm_start")) is not None:
-        metrics |= {"eval/delta_f1": main.delta, "eval/delta_f1_low": main.low, "eval/delta_f1_high": main.high}
-    return metrics
+def _write(outcome: Outcome, scores: Scores, out: Path, tracker: Tracker) -> None:
+    for name, rows in outcome.answered.items():
+        write_jsonl(out / "predictions" / f"{name}.jsonl", (one.episode for one in rows))
+        write_jsonl(out / "usage" / f"{name}.jsonl", (one.usage for one in rows))
+    for name, verdicts in outcome.verdicts.items():
+        write_jsonl(out / "judged" / f"{name}.jsonl", verdicts)
+    write_atomically(out / "scores.json", scores.model_dump_json(indent=2) + "\n")
+    shutil.rmtree(out / "answers")  # last: until all is written they are what it can be made of again
+    tracker.log_artifact(out / "scores.json")
+    tracker.log_table([c.model_dump() for c in scores.comparisons], "comparisons")

@@ -40,11 +40,13 @@ def main(flow: str, description: str | None, arguments: Sequence[str] | None = N
             _list_settings(config.model_dump(mode="json"))
             return 0
         preflight(config)
+        datasets = _datasets(parser, given.dataset) if "dataset" in given else {}
     except presets.ConfigError as error:
         return _complain(error, 2)
     parameters: dict[str, Any] = {"preset": given.preset, "overrides": overrides, "force": given.force}
     if "checkpoint" in given:
         parameters["checkpoints"] = _checkpoints(parser, given.checkpoint)
+        parameters["datasets"] = datasets
     _show_progress()
     return _run(flow, parameters)
 
@@ -107,6 +109,14 @@ def _parser(flow: str, description: str) -> argparse.ArgumentParser:
             metavar="NAME=WHERE",
             help="a finished stage output, e.g. after=models/mappo/KEY, or a served model: big=http://HOST:8000/v1#MODEL",
         )
+        parser.add_argument(
+            "--dataset",
+            action="append",
+            default=[],
+            metavar="NAME[:A.B=VALUE]",
+            help="one of several datasets to evaluate on, with a setting in which it differs from the others "
+            "(NAME:preset=PRESET: with the dataset and the retrieval of another preset)",
+        )
     return parser
 
 
@@ -139,6 +149,19 @@ def _checkpoints(parser: argparse.ArgumentParser, given: list[str]) -> dict[str,
     if repeated := {name for name in names if names.count(name) > 1}:
         parser.error(f"--checkpoint {min(repeated)}=… is given more than once")
     return {name: folder for name, _, folder in pairs}
+
+
+def _datasets(parser: argparse.ArgumentParser, given: list[str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for text in given:
+        name, colon, setting = text.partition(":")
+        own = found.setdefault(name, {})
+        if colon:
+            key, equals, value = setting.partition("=")
+            if not (name and equals):
+                parser.error(f"--dataset {text} is not of the form NAME or NAME:SETTING=VALUE")
+            own |= {"preset": value} if key == "preset" else {key: presets.parse_value(key, value)}
+    return found
 
 
 def _list_settings(values: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 python -m flows.evaluate_rag --preset demo --checkpoint before=models/warm_start/KEY --checkpoint after=models/mappo/KEY
 python -m flows.evaluate_rag --preset demo --checkpoint after=models/mappo/KEY --checkpoint big=http://HOST:8000/v1#NAME
+python -m flows.evaluate_rag --preset demo --checkpoint after=models/mappo/KEY --dataset home --dataset away:seed=1
 """
 
 from __future__ import annotations
@@ -12,20 +13,28 @@ if __name__ == "__main__":  # before the imports below, so that --help does not 
     raise SystemExit(main("flows.evaluate_rag:evaluate_rag", __doc__))
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
-from flows.opening import Preset, StageName, opened
+from evaluation import matrix
+from flows.opening import Preset, StageName, opened, stages_of
 from jointrag import artifacts
-from jointrag.presets import ConfigError, parse_overrides
+from jointrag.config import PipelineConfig
+from jointrag.preflight import preflight
+from jointrag.presets import ConfigError, merged, parse_overrides, resolve
 from tasks import stages
-from tasks.publish import show_scores
+from tasks.publish import show_matrix, show_scores
+from tasks.run import Run
 from tasks.serve import RetrievalServer
 
 CHAIN = (
     "prepare", "start_retriever", "preferences", "retriever", "index", "negatives", "reranker", "serve", "evaluate"
+)  # fmt: skip
+RETRIEVAL = (
+    "seed", "dataset", "preferences", "retriever", "index", "negatives", "reranker", "reranking", "server",
 )  # fmt: skip
 AGENT_STAGES = ("warm_start", "mappo", "control")
 
@@ -36,20 +45,63 @@ def evaluate_rag(
     preset: Preset = "demo",
     overrides: dict[str, Any] | None = None,
     force: list[StageName] | None = None,
+    datasets: dict[str, dict[str, Any]] | None = None,
 ) -> str:
     """Evaluate finished stage outputs, by name: {"before": "models/warm_start/…"}, and served models, by address:
-    {"big": "http://HOST:8000/v1#NAME"}. Returns the path of the scores."""
+    {"big": "http://HOST:8000/v1#NAME"}. Returns the path of the scores.
+
+    datasets: by name, the settings in which a dataset differs: {"home": {}, "away": {"dataset.path": "data/away"}},
+    or a preset whose dataset, retriever and index it has: {"away": {"preset": "single-gpu"}}. Every system answers the
+    questions of every one; returns the path of the matrix.
+    """
     addresses = {name: where for name, where in checkpoints.items() if where.startswith(("http://", "https://"))}
-    with opened(preset, _with_served(overrides or {}, addresses), force, CHAIN) as run:
+    settings = _with_served(overrides or {}, addresses)
+    configs = {name: _of_dataset(name, preset, settings, own) for name, own in (datasets or {}).items()}
+    with opened(preset, settings, force, CHAIN) as run:
         systems = {name: _checkpoint(name, Path(path)) for name, path in checkpoints.items() if name not in addresses}
-        prepared = stages.prepare(run)
-        retriever = stages.retriever(run, prepared)
-        index = stages.index(run, prepared, retriever)
-        reranker = stages.chain_reranker(run, prepared, retriever)
-        with RetrievalServer(run, index, reranker) as server:
-            evaluation = stages.evaluate(run, prepared, systems, server)
-        show_scores(run, evaluation)
-        return str(evaluation.path)
+        if not configs:
+            _, evaluation = _evaluate(run, systems)
+            return str(evaluation.path)
+        prepared, evaluations = {}, {}
+        for name, config in configs.items():
+            on_this = replace(run, config=config, stages=stages_of(config, CHAIN))
+            prepared[name], evaluations[name] = _evaluate(on_this, systems)
+        made_from = {name: matrix.data_sets_of(system.path) for name, system in systems.items()}
+        found = matrix.build(
+            {name: evaluation.path for name, evaluation in evaluations.items()},
+            {
+                system: {name: data.fingerprint in known if known else None for name, data in prepared.items()}
+                for system, known in made_from.items()
+            },
+            num_resamples=run.config.evaluation.num_bootstrap,
+            seed=run.config.seed,
+        )
+        return str(show_matrix(run, found))
+
+
+def _evaluate(run: Run, systems: dict[str, artifacts.Artifact]) -> tuple[artifacts.Artifact, artifacts.Artifact]:
+    """The prepared data and the evaluation on it."""
+    prepared = stages.prepare(run)
+    retriever = stages.retriever(run, prepared)
+    index = stages.index(run, prepared, retriever)
+    reranker = stages.chain_reranker(run, prepared, retriever)
+    with RetrievalServer(run, index, reranker) as server:
+        evaluation = stages.evaluate(run, prepared, systems, server)
+    show_scores(run, evaluation)
+    return prepared, evaluation
+
+
+def _of_dataset(name: str, preset: str, settings: dict[str, Any], own: dict[str, Any]) -> PipelineConfig:
+    """The settings of the run, but with the dataset's own questions and retrieval."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigError(f"dataset name {name!r}: use letters, digits, '_', '-' and '.', and begin with a letter")
+    if "preset" in own:
+        theirs = resolve(own["preset"], {key: value for key, value in own.items() if key != "preset"})
+    else:
+        theirs = resolve(preset, merged(settings, own))
+    config = resolve(preset, settings).model_copy(update={name: getattr(theirs, name) for name in RETRIEVAL})
+    preflight(config)
+    return config
 
 
 def _with_served(overrides: dict[str, Any], addresses: dict[str, str]) -> dict[str, Any]:

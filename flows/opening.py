@@ -45,6 +45,12 @@ def _optional(config: PipelineConfig) -> dict[str, bool]:
     }
 
 
+def stages_of(config: PipelineConfig, chain: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `chain` that a run with these settings has."""
+    left_out = {name for name, wanted in _optional(config).items() if not wanted}
+    return tuple(name for name in chain if name not in left_out)
+
+
 @contextmanager
 def opened(
     preset: str, overrides: dict[str, Any] | None, force: Sequence[str] | None, chain: tuple[str, ...]
@@ -52,8 +58,7 @@ def opened(
     """The run of this flow. `chain`: the names of its stages in order. Raises ConfigError before anything runs."""
     config = resolve(preset, overrides or {})
     preflight(config)
-    left_out = {name for name, wanted in _optional(config).items() if not wanted}
-    chain = tuple(name for name in chain if name not in left_out)
+    chain = stages_of(config, chain)
     if missing := [name for name in force or () if name not in chain]:
         raise ConfigError(f"force names {missing[0]}, which is no stage of this run; it has {', '.join(chain)}")
     mlflow_uri = config.tracking.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")

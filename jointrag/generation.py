@@ -47,7 +47,8 @@ GREEDY = Sampling(temperature=0.0)
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A response. Ids, log-probabilities and values are per response token, the end token included; see types.Turn."""
+    """A response. Ids, log-probabilities and values are per response token, the end token included; see types.Turn.
+    A model behind a server gives no ids, but may say how many tokens there were."""
 
     text: str
     prompt_ids: tuple[int, ...] = ()
@@ -55,6 +56,7 @@ class Completion:
     logprobs: tuple[float, ...] = ()
     values: tuple[float, ...] = ()
     support: tuple[tuple[int, ...], ...] = ()
+    num_served_tokens: tuple[int, int] = (0, 0)  # of prompt and response, where the ids are not known
 
 
 @dataclass

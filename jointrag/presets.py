@@ -71,6 +71,14 @@ def parse_overrides(overrides: dict[str, Any] | Sequence[str]) -> dict[str, Any]
     return merged
 
 
+def merged(*overrides: dict[str, Any] | Sequence[str]) -> dict[str, Any]:
+    """Several overrides as one nested dictionary; later ones win."""
+    together: dict[str, Any] = {}
+    for one in overrides:
+        _merge(together, parse_overrides(one))
+    return together
+
+
 def settings() -> Iterator[tuple[str, FieldInfo]]:
     """Every setting there is, by dotted path, with all alternatives of a section (scratch, pretrained …)."""
     for path, field, models in _walk(PipelineConfig):
@@ -94,10 +102,15 @@ def _parse(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override {text!r} is not of the form section.setting=value, e.g. mappo.num_steps=50")
+    return key.strip(), parse_value(key, value)
+
+
+def parse_value(key: str, value: str) -> Any:
+    """What is written behind a setting's name and =, which is YAML."""
     try:
-        return key.strip(), yaml.safe_load(value)
+        return yaml.safe_load(value)
     except yaml.YAMLError:
-        raise ConfigError(f"override {text!r}: {value!r} is not a YAML value; quote it: {key}='\"…\"'") from None
+        raise ConfigError(f"override '{key}={value}': {value!r} is not a YAML value; quote it: {key}='\"…\"'") from None
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any], where: str = "") -> None:

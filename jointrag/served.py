@@ -73,7 +73,7 @@ class ServedLM:
         bodies = [
             self._body(prompt, max_new_tokens, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        return [Completion(text=text.strip()) for text in self.together(self._answer, bodies)]
+        return self.together(self._answer, bodies)
 
     def response_logprobs(self, turns: Sequence[Turn]) -> list[list[float]]:
         """Log-probabilities of each turn's response tokens after its prompt tokens, at temperature 1. The turns carry
@@ -105,12 +105,16 @@ class ServedLM:
             body |= {name: value for name, value in truncation.items() if value is not None}
         return body if seed is None else body | {"seed": seed}
 
-    def _answer(self, body: dict[str, Any]) -> str:
+    def _answer(self, body: dict[str, Any]) -> Completion:
         response = self.post(self.url, body)
         try:
-            return response.json()["choices"][0]["message"]["content"] or ""
-        except (ValueError, LookupError, TypeError):
+            said = response.json()
+            text = said["choices"][0]["message"]["content"] or ""
+            usage = said.get("usage") or {}
+            counts = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise ValueError(_no_openai(self.url, response)) from None
+        return Completion(text=text.strip(), num_served_tokens=counts)
 
     def _ask_logprobs(self, turn: Turn) -> list[float]:
         ids = [*turn.prompt_ids, *turn.response_ids]

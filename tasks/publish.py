@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from evaluation import tables
-from evaluation.scores import Scores
+from evaluation import matrix, tables
+from evaluation.scores import Matrix, Scores
 from jointrag.artifacts import Artifact
+from jointrag.jsonl import write_atomically
 from tasks.run import Run
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,24 @@ def show_scores(run: Run, evaluation: Artifact) -> None:
     logger.info("scores  %s", evaluation.path / "scores.json")
     if run.pipeline and (address := run.pipeline.address()):
         logger.info("MLflow  %s", address)
+
+
+def show_matrix(run: Run, found: Matrix) -> Path:
+    """Several datasets' table, printed, on the Prefect page and in MLflow. Returns the path of matrix.json, in the
+    run's folder."""
+    path = run.folder / "matrix.json"
+    write_atomically(path, found.model_dump_json(indent=2) + "\n")
+    table = matrix.table(found)
+    write_atomically(path.with_suffix(".md"), tables.markdown(table) + "\n")
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    create_table_artifact(key="matrix", table=rows, description=table.caption)
+    if run.pipeline:
+        run.pipeline.run.log_artifact(path)
+        cells = ((system, dataset, cell) for system, row in found.cells.items() for dataset, cell in row.items())
+        run.pipeline.add({f"matrix/{system}/{dataset}/f1": cell.f1 for system, dataset, cell in cells})
+    for line in ["", table.caption, *tables.plain(table).splitlines(), "", f"matrix  {path}"]:
+        logger.info("%s", line)
+    return path
 
 
 def publish(run: Run, evaluation: Artifact, report: Artifact) -> str:

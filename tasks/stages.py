@@ -41,7 +41,7 @@ AGENT_DATA = Stage(
 WARM_START = Stage("warm_start", "trainers.warm_start:train", takes=TRAINING, parallel=True)
 MAPPO = Stage("mappo", "trainers.mappo:train", takes=TRAINING, parallel=True, sharded=True, resumable=True)
 CONTROL = Stage("control", "trainers.warm_start:train_control", takes=TRAINING, parallel=True)
-EVALUATE = Stage("evaluate", "evaluation.answers:evaluate", takes=TRAINING)
+EVALUATE = Stage("evaluate", "evaluation.answers:evaluate", version=2, takes=TRAINING, resumable=True)
 REPORT = Stage("report", "evaluation.report:write", own_process=False)
 
 
@@ -170,7 +170,9 @@ def evaluate(run: Run, prepared: Artifact, systems: dict[str, Artifact], server:
         "agents": run.config.agents,
         "model": run.config.language_model,
     }
-    return run.build(EVALUATE, sections, {"prepared": prepared, "systems": systems}, server=server)
+    replies = run.config.workspace.resolve() / "runs" / "judge"  # kept between evaluations: a judge is paid for
+    values = {"judge_replies": str(replies)} if run.config.evaluation.judge else {}
+    return run.build(EVALUATE, sections, {"prepared": prepared, "systems": systems}, server=server, values=values)
 
 
 def report(run: Run, evaluation: Artifact, mappo: Artifact) -> Artifact:

@@ -18,9 +18,10 @@ from jointrag.config.data import (
     SynthesisConfig,
     SyntheticDataset,
 )
+from jointrag.config.evaluation import EvaluationConfig, JudgeConfig
 from jointrag.config.language_model import LanguageModelSection, Lora, PretrainedLM, ScratchLM, ServedConfig
 from jointrag.config.mappo import CriticConfig, MappoConfig, SamplingConfig, WatchdogConfig
-from jointrag.config.pipeline import EvaluationConfig, PipelineConfig, ReportConfig, RuntimeConfig, TrackingConfig
+from jointrag.config.pipeline import PipelineConfig, ReportConfig, RuntimeConfig, TrackingConfig
 from jointrag.config.retrieval import (
     Bm25IndexConfig,
     EmbeddedCorpus,
@@ -66,6 +67,7 @@ __all__ = [
     "HybridIndexConfig",
     "IndexConfig",
     "IndexSection",
+    "JudgeConfig",
     "LanguageModelSection",
     "LateInteractionConfig",
     "Lora",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -33,6 +34,13 @@ class AgentsConfig(Section):
     def of(self, agent: AgentName) -> Any:
         """The agent's own section: a RewriterConfig for "rewriter"."""
         return getattr(self, agent)
+
+    def subset(self, agents: Sequence[AgentName]) -> AgentsConfig:
+        """The same settings with these agents of the chain alone, in the chain's order. Raises ValueError."""
+        if unknown := [name for name in agents if name not in self.chain]:
+            raise ValueError(f"{unknown[0]!r} is not in agents.chain, which has {', '.join(self.chain)}")
+        chain = tuple(name for name in self.chain if name in agents)
+        return type(self).model_validate(self.model_dump() | {"chain": chain})
 
     @classmethod
     def settings(cls) -> dict[str, FieldInfo]:

@@ -11,25 +11,13 @@ from jointrag.agents import AGENTS
 from jointrag.config.agents import AgentsConfig
 from jointrag.config.base import Section
 from jointrag.config.data import Dataset, SyntheticDataset
-from jointrag.config.language_model import LanguageModelSection, ScratchLM, ServedConfig
+from jointrag.config.evaluation import EvaluationConfig
+from jointrag.config.language_model import LanguageModelSection, ScratchLM
 from jointrag.config.mappo import MappoConfig
 from jointrag.config.retrieval import IndexConfig, IndexSection, RerankingConfig, ServerConfig
 from jointrag.config.retrieval_data import NegativesConfig, PreferencesConfig
 from jointrag.config.retrieval_training import LateInteractionConfig, RerankerConfig, RetrieverConfig
 from jointrag.config.supervised import AgentDataConfig, ControlConfig, WarmStartConfig
-
-SystemName = Annotated[str, Field(pattern=r"^\w[\w-]*$")]  # becomes a file name; dots part the names of settings
-
-
-class EvaluationConfig(Section):
-    """Stage 8: greedy answers of every trained model on the same held-out questions."""
-
-    num_questions: PositiveInt | None = None
-    """None: the whole test split."""
-    num_bootstrap: PositiveInt = 10_000
-    batch_size: PositiveInt = 128
-    served: dict[SystemName, ServedConfig] = Field(default_factory=dict)
-    """Models behind a server that answer the same questions, by the name they get in the report."""
 
 
 class ReportConfig(Section):
@@ -127,6 +115,8 @@ class PipelineConfig(Section):
                 raise ValueError(
                     f"agent_data.label_sources.{agent} names {unknown_sources[0]!r}; choose from {', '.join(known)}"
                 )
+        for subset in self.evaluation.subsets:
+            self.agents.subset(subset)
         if self.warm_start.reading_epochs > 0 and self.agent_data.num_reading_examples == 0:
             raise ValueError("warm_start.reading_epochs needs agent_data.num_reading_examples > 0")
         return self

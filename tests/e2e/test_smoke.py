@@ -34,7 +34,9 @@ def test_smoke(tmp_path: Path) -> None:
     assert "Error" not in first.stderr
 
     (scores,) = tmp_path.glob("runs/evaluate/*/scores.json")
-    assert set(json.loads(scores.read_text())["systems"]) == {"warm_start", "mappo", "control"}
+    assert set(json.loads(scores.read_text())["systems"]) == {
+        "no_retrieval", "plain_rag", "warm_start", "mappo", "control"
+    }  # fmt: skip
     (report,) = tmp_path.glob("runs/report/*/report.html")
     assert f"report  {report}" in first.stderr
     assert not list(tmp_path.glob("*/*/*.partial"))

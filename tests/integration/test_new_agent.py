@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation.scores import measure
+from evaluation.measures import measure
 from jointrag.agents import AGENTS, build_chain
 from jointrag.config import AgentsConfig, MappoConfig
 from jointrag.generation import LocalLM, Sampling

@@ -14,7 +14,8 @@ import pytest
 from browser import CHROMIUM, browser
 
 from evaluation import report
-from evaluation.scores import Scores, SystemScores, compare, measure, measure_types
+from evaluation.measures import compare, measure, measure_types
+from evaluation.scores import Scores, SystemScores
 from jointrag.config import PipelineConfig, ReportConfig, TrackingConfig
 from jointrag.jsonl import write_jsonl
 from jointrag.types import Episode, Passage, Question, Turn

@@ -147,7 +147,7 @@ def test_a_served_model_beside_a_checkpoint(
     monkeypatch.setattr("jointrag.retrieval.HttpRetriever", Retriever)
     write_jsonl(tmp_path / "questions" / "test.jsonl", QUESTIONS)
     metrics = evaluate(
-        EvaluationConfig(num_bootstrap=100, served={"served": server}),
+        EvaluationConfig(num_bootstrap=100, served={"served": server}, baselines=()),
         AgentsConfig(num_candidates=2),
         _section(system),
         prepared=tmp_path,

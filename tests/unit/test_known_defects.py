@@ -31,7 +31,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.examples import pick
-from evaluation.scores import question_scores
+from evaluation.measures import question_scores
 from jointrag.agents import build_chain
 from jointrag.config import AgentsConfig
 from jointrag.metrics import METRICS

@@ -114,7 +114,7 @@ def test_another_kind_of_section_starts_from_its_own_defaults() -> None:
             "agents.rewriter.penaltyy=-1",
             "unknown setting agents.rewriter.penaltyy; did you mean agents.rewriter.penalty",
         ),
-        ("agents.judge.penalty=-1", "unknown setting agents.judge; agents has agents.chain, .*, agents.rewriter, "),
+        ("agents.umpire.penalty=-1", "unknown setting agents.umpire; agents has agents.chain, .*, agents.rewriter, "),
         ("agent_data.num_control_questions=0", "control.enabled needs agent_data.num_control_questions > 0"),
         ("mappo.num_steps", "override 'mappo.num_steps' is not of the form section.setting=value"),
         ("mappo.num_steps=[1", "is not a YAML value"),

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from evaluation.scores import Scores, SystemScores, compare, measure, measure_types
+from evaluation.measures import compare, compare_all, groups, measure, measure_types
+from evaluation.scores import Scores, SystemScores
 from jointrag.types import Episode, Passage, Question, Turn
 
 A, B, C, D = (Passage(name, "", f"text {name}") for name in "ABCD")
@@ -65,6 +67,27 @@ def test_compare_is_paired_and_signed() -> None:
     assert found["bridge", "em"].num_questions == 20
     backwards = compare("warm_start", "mappo", episodes, num_resamples=1_000, seed=0)
     assert backwards[0].delta == -0.5
+
+
+def test_groups_are_all_types_and_hop_counts() -> None:
+    questions = [
+        Question("a", "?", ("x",), "one", ("p",)),
+        Question("b", "?", ("x",), "two", ("p", "q")),
+        Question("c", "?", ("x",), "two", (), ("s", "t")),
+        Question("d", "?", ("x",), "two"),
+    ]
+    assert [(g.type, g.hops, g.positions) for g in groups(questions)] == [
+        (None, None, (0, 1, 2, 3)),
+        ("one", None, (0,)),
+        ("two", None, (1, 2, 3)),
+        (None, 1, (0,)),
+        (None, 2, (1, 2)),  # by gold passages, else by sub-questions; of the last one nothing is known
+    ]
+    assert [g.hops for g in groups(questions[1:3])] == [None, None], "all have as many: nothing to tell apart"
+    scores = {name: {"f1": np.array(values)} for name, values in {"a": [0.0] * 4, "b": [1.0, 0, 0, 0]}.items()}
+    found = {(c.type, c.hops): c for c in compare_all(scores, questions, num_resamples=99, seed=0)}
+    assert found[None, 1].delta == 1.0 and found[None, 2].delta == 0.0
+    assert found[None, 2].p_value == 1.0 and found[None, None].num_questions == 4
 
 
 def test_scores_survive_the_disk_and_say_what_is_wrong_with_a_file(tmp_path: Path) -> None:

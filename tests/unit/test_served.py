@@ -156,3 +156,10 @@ def test_the_key_comes_from_the_variable_that_is_named(server: Server, monkeypat
 def test_an_address_without_http_is_refused() -> None:
     with pytest.raises(ValidationError, match="is no address"):
         ServedConfig(base_url="localhost:8000/v1", name="tiny")
+
+
+def test_the_tokens_that_the_server_counted(server: Server) -> None:
+    usage = {"usage": {"prompt_tokens": 12, "completion_tokens": 3}}
+    server.script = [Said({**says("a").body, **usage}), Said({**says("b").body, "usage": None}), says("c")]
+    found = server.lm(num_parallel=1).generate(PROMPTS[:3], 8, GREEDY)
+    assert [(c.text, c.num_served_tokens) for c in found] == [("a", (12, 3)), ("b", (0, 0)), ("c", (0, 0))]
