@@ -4,14 +4,11 @@
     verdicts = judge.verdicts(episodes)          # one per episode; raises when the server cannot be reached
 
 This file holds the prompt. The judge sees the question, the accepted answers and the answer, not who gave it. It is
-asked greedily, once per prompt and model: replies are kept in a folder, one file each, named by what was asked of whom.
-An answer of nothing is wrong without asking.
+asked greedily, once per prompt and model (jointrag.kept_replies). An answer of nothing is wrong without asking.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -20,7 +17,7 @@ from pathlib import Path
 
 from jointrag.config import JudgeConfig
 from jointrag.generation import GREEDY
-from jointrag.jsonl import write_atomically
+from jointrag.kept_replies import KeptReplies
 from jointrag.progress import progress
 from jointrag.served import ServedLM
 from jointrag.types import Episode, Prompt
@@ -53,8 +50,7 @@ class Judge:
 
     def __init__(self, config: JudgeConfig, folder: Path) -> None:
         self.config = config
-        self._folder = folder
-        self._llm = ServedLM(config)
+        self._llm = KeptReplies(ServedLM(config), f"{config.name} at {config.base_url}", folder / "replies.jsonl")
 
     def verdicts(self, episodes: Sequence[Episode], what: str = "judge") -> list[Verdict]:
         """One per episode, in order. A reply without a verdict counts as wrong, and is reported in the log.
@@ -65,10 +61,10 @@ class Judge:
         unclear: list[str] = []
         for start in progress(range(0, len(episodes), AT_ONCE), what):
             batch = episodes[start : start + AT_ONCE]
-            asked = {prompt(episode).content: prompt(episode) for episode in batch if episode.answer.strip()}
-            replies = dict(zip(asked, self._llm.together(self._reply, list(asked.values())), strict=True))
+            asked = [prompt(episode) for episode in batch if episode.answer.strip()]
+            said = iter(self._llm.generate(asked, self.config.max_new_tokens, GREEDY))
             for episode in batch:
-                reply = replies.get(prompt(episode).content, "")
+                reply = next(said).text if episode.answer.strip() else ""
                 right = verdict(reply) if reply or episode.answer.strip() else False
                 if right is None:
                     unclear.append(reply)
@@ -80,17 +76,6 @@ class Judge:
                 *(len(unclear), len(found), unclear[0]),
             )
         return found
-
-    def _reply(self, asked: Prompt) -> str:
-        key = [self.config.base_url, self.config.name, self.config.max_new_tokens, asked.instructions, asked.content]
-        name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-        path = self._folder / name[:2] / f"{name}.json"
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))["reply"]
-        [completion] = self._llm.generate([asked], self.config.max_new_tokens, GREEDY)
-        kept = {"model": self.config.name, "prompt": asked.content, "reply": completion.text}
-        write_atomically(path, json.dumps(kept, ensure_ascii=False) + "\n")
-        return completion.text
 
 
 def prompt(episode: Episode) -> Prompt:

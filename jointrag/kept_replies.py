@@ -16,7 +16,7 @@ from pathlib import Path
 from jointrag.generation import Completion, LanguageModel, Sampling
 from jointrag.types import Prompt
 
-AT_ONCE = 64  # prompts that are asked before their replies are written down
+AT_ONCE = 32  # prompts that are asked before their replies are written down
 
 
 class KeptReplies:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import jointrag.kept_replies
 import jointrag.served
 from evaluation.judge import Judge, verdict
 from jointrag.config import JudgeConfig
@@ -59,6 +60,7 @@ def test_verdicts_are_asked_for_once_and_kept(tmp_path: Path) -> None:
 
 def test_what_came_before_it_went_away_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jointrag.served, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(jointrag.kept_replies, "AT_ONCE", 1)
     grader = Grader()
 
     def fails_on_lyon(asked: Asked) -> Said:
@@ -68,8 +70,7 @@ def test_what_came_before_it_went_away_is_kept(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(ServerUnavailable, match=r"model 'grader', asked 6 times: 503: down; is the server running"):
             Judge(config(url, num_parallel=1), tmp_path).verdicts(EPISODES)
         assert len(grader.asked) == 2
-        [_, kept] = tmp_path.rglob("*.json")
-        assert '"reply": "Yes"' in kept.read_text()
+        assert "Yes" in (tmp_path / "replies.jsonl").read_text()
 
 
 def test_a_reply_without_a_verdict_counts_as_no(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
