@@ -59,7 +59,7 @@ def positive(text: str) -> int:
 def open_systems(given: argparse.Namespace, default: Sequence[str]) -> tuple[RecordedRun, list[System]]:
     """The run and its checkpoints: those asked for, else the `default` ones, as far as the run has them.
 
-    Raises ValueError for whatever is missing, with the remedy; what can be seen at once is seen before a model is loaded.
+    Raises ValueError for whatever is missing, with the remedy; before a model is loaded where it can be seen at once.
     """
     run = find(given.run, given.workspace)
     config = run.config
