@@ -23,6 +23,7 @@ from answer_server import chat
 from answer_server.service import Service
 from answer_server.turns import Place
 from jointrag.asking import System
+from jointrag.runs import CHECKPOINTS
 from retrieval_server.bodies import Refused
 from retrieval_server.listening import FOR_MONITORS, is_overflow
 from retrieval_server.replies import add_errors, json_reply, plain_error, read_body
@@ -132,7 +133,10 @@ def _add_monitoring(app: Flask, service: Service) -> None:
 
     @app.get("/info")
     def info() -> Response:
-        checkpoints = [{"name": system.name, "agents": system.agents} for system in service.systems.values()]
+        checkpoints = [
+            {"name": system.name, "what": CHECKPOINTS.get(system.name, ""), "agents": system.agents}
+            for system in service.systems.values()
+        ]
         told = service.description
         return json_reply({"run": told.run, "checkpoints": checkpoints, "examples": list(told.examples)})
 

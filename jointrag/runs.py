@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs") / "flows"
 STAGES, CONFIG = "stages.json", "config.yaml"
-CHECKPOINTS = ("mappo", "control", "warm_start")
-"""Stages whose output plays the agents, the most interesting first."""
+CHECKPOINTS = {
+    "mappo": "jointly trained",
+    "control": "trained further by imitation",
+    "warm_start": "before joint training",
+}
+"""Stages whose output plays the agents, the most interesting first, and what it is."""
 _AGAIN = ": an older version made it; run the same flow with the same settings again, finished stages are not repeated"
 _SHOWN = 12  # runs that an error lists
 

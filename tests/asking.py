@@ -19,7 +19,11 @@ from retrieval_server.listening import Listener
 
 PASSAGES = (
     Passage("films/1", "Solaris", "Solaris is a film of 1972, directed by Andrei Tarkovsky."),
-    Passage("films/2", "Stalker", "Stalker is a film of 1979. It was shot in Estonia. " + "Much was shot twice. " * 20 + "That is all."),
+    Passage(
+        "films/2",
+        "Stalker",
+        "Stalker is a film of 1979. It was shot in Estonia. " + "Much was shot twice. " * 20 + "That is all.",
+    ),
     Passage("people/7", "Andrei Tarkovsky", "Andrei Tarkovsky was born in Zavrazhye."),
     Passage("x?&<b>y", "", "A passage without a title, with <b>markup</b> and a very unusual id."),
 )

@@ -3,6 +3,8 @@
 
 const byId = (id) => document.getElementById(id);
 const form = byId("form"), question = byId("question"), askButton = byId("ask"), stopButton = byId("stop");
+const SHOWN_CHARACTERS = 240; // of a passage; the rest unfolds
+const meanings = new Map(); // what each checkpoint is, by name
 let underWay = null; // the AbortController of the question that is being answered
 
 function element(name, text = "", className = "") {
@@ -19,12 +21,14 @@ async function describe() {
   const info = await reply.json();
   if (!reply.ok) throw new Error(info.error);
   byId("run").textContent = `Run ${info.run}`;
-  for (const { name, agents } of info.checkpoints) {
+  for (const { name, what, agents } of info.checkpoints) {
+    meanings.set(name, what);
     const box = element("input");
     const isFirst = name === info.checkpoints[0].name;
     Object.assign(box, { type: "checkbox", name: "checkpoint", value: name, checked: isFirst || info.checkpoints.length < 3 });
     const label = element("label");
     label.append(box, element("span", name));
+    if (what) label.append(element("span", what, "what"));
     label.title = agents.join(", ");
     byId("checkpoints").append(label);
   }
@@ -76,7 +80,8 @@ function working(isOn) {
 
 function column(name) {
   const article = byId("answer").content.firstElementChild.cloneNode(true);
-  article.querySelector("h2").textContent = name;
+  article.querySelector(".name").textContent = name;
+  article.querySelector(".what").textContent = meanings.get(name);
   article.setAttribute("aria-label", `Answer of ${name}`);
   byId("answers").append(article);
   return article;
@@ -170,13 +175,26 @@ function passages(line) {
   const made = element("ul", "", "passages");
   for (const passage of line.passages) {
     const item = element("li", "", { true: "read", false: "left" }[passage.selected] ?? "");
-    if (passage.selected !== null) item.append(element("span", passage.selected ? "read: " : "not read: ", "hidden"));
-    item.append(element("span", `[${passage.number}] `, "number"));
-    if (passage.title) item.append(element("b", passage.title), ": ");
-    item.append(passage.text);
+    item.append(...(passage.text.length > SHOWN_CHARACTERS ? folded(passage) : [...beginning(passage), passage.text]));
     made.append(item);
   }
   return made;
+}
+
+function beginning(passage) {
+  const isRead = passage.selected === null ? "" : passage.selected ? "read: " : "not read: ";
+  return [
+    ...(isRead ? [element("span", isRead, "hidden")] : []),
+    element("span", `[${passage.number}] `, "number"),
+    ...(passage.title ? [element("b", passage.title), ": "] : []),
+  ];
+}
+
+function folded(passage) {
+  const details = element("details"), summary = element("summary");
+  summary.append(...beginning(passage), `${passage.text.slice(0, SHOWN_CHARACTERS).replace(/\S*$/, "")}…`);
+  details.append(summary, element("p", passage.text));
+  return [details];
 }
 
 function condensed(line) {

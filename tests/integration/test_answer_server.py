@@ -257,7 +257,11 @@ def test_wrong_paths_and_methods_are_json_errors(url: str) -> None:
 def test_info_says_what_there_is(url: str) -> None:
     info = requests.get(f"{url}/info", timeout=5).json()
     assert info["run"] == "demo-run" and info["examples"][0] == QUESTION
-    assert info["checkpoints"][0] == {"name": "mappo", "agents": ["rewriter", "selector", "generator"]}
+    agents = ["rewriter", "selector", "generator"]
+    assert info["checkpoints"] == [
+        {"name": "mappo", "what": "jointly trained", "agents": agents},
+        {"name": "tiny", "what": "", "agents": agents},
+    ]
 
 
 def test_stopping_finishes_what_is_under_way() -> None:

@@ -69,7 +69,7 @@ def test_with_the_keyboard_alone_and_part_by_part(tmp_path: Path) -> None:
         llm.release("selector")
         until(page, "document.querySelectorAll('article')[0].querySelectorAll('.read').length == 1")
         assert page.evaluate("document.querySelector('article .read').textContent").startswith("read: [3] Andrei")
-        assert page.evaluate("document.querySelector('article .answer')") is None
+        assert page.evaluate("document.querySelector('article').querySelectorAll('.answer').length") == 0
         assert page.evaluate("document.getElementById('ask').disabled && !document.getElementById('stop').hidden")
 
         llm.release("generator")
@@ -114,6 +114,11 @@ def test_on_a_phone_and_in_the_dark(tmp_path: Path) -> None:
                 assert (back < 60 and ink > 190) if dark else (back > 240 and ink < 60)
                 box = page.evaluate(LUMINANCE % ("querySelector('textarea')", "backgroundColor"))
                 assert abs(box - back) < 40
+                assert "That is all." not in page.evaluate(TEXT % 0)  # a long passage is folded
+                page.evaluate("document.querySelector('article summary').focus()")
+                press(page, "Enter")
+                until(page, TEXT % 0 + ".includes('That is all.')")
+                assert page.evaluate(STICKING_OUT) == []
                 page.screenshot(tmp_path / f"answers-{width}-{'dark' if dark else 'light'}.png")
         assert page.evaluate("[...document.querySelectorAll('input, textarea')].every(e => e.labels.length == 1)")
         assert page.errors == []
