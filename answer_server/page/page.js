@@ -36,7 +36,12 @@ async function describe() {
   for (const example of info.examples) {
     const button = element("button", example);
     button.type = "button";
-    button.addEventListener("click", () => { question.value = example; form.requestSubmit(); });
+    button.addEventListener("click", () => {
+      if (underWay) return;
+      question.value = example;
+      form.requestSubmit();
+      form.scrollIntoView();
+    });
     const item = element("li");
     item.append(button);
     byId("examples").querySelector("ul").append(item);
@@ -192,7 +197,8 @@ function beginning(passage) {
 
 function folded(passage) {
   const details = element("details"), summary = element("summary");
-  summary.append(...beginning(passage), `${passage.text.slice(0, SHOWN_CHARACTERS).replace(/\S*$/, "")}…`);
+  const excerpt = `${passage.text.slice(0, SHOWN_CHARACTERS).replace(/\S*$/, "")}…`;
+  summary.append(...beginning(passage), element("span", excerpt, "excerpt"));
   details.append(summary, element("p", passage.text));
   return [details];
 }

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
@@ -204,7 +204,7 @@ def test_openais_client_hears_of_an_answer_that_broke_off_and_of_a_full_line() -
 def test_passages_with_unusual_ids_can_be_followed(url: str) -> None:
     post(url, question=QUESTION)
     for passage in PASSAGES:
-        cited = requests.get(f"{url}/passages/{requests.utils.quote(passage.id, safe='')}", timeout=5)
+        cited = requests.get(f"{url}/passages/{quote(passage.id, safe='')}", timeout=5)
         assert cited.text.strip().endswith(passage.text) and cited.headers["Content-Type"].startswith("text/plain")
     unknown = requests.get(f"{url}/passages/nothing", timeout=5)
     assert unknown.status_code == 404 and "ask the question again" in unknown.json()["error"]
