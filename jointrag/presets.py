@@ -47,6 +47,20 @@ def resolve(preset: str, overrides: dict[str, Any] | Sequence[str] = ()) -> Pipe
     settings = PipelineConfig().model_dump()
     _merge(settings, _read(known[preset]))
     _merge(settings, parse_overrides(overrides))
+    return _validated(settings)
+
+
+def read_resolved(path: Path) -> PipelineConfig:
+    """The settings that a run wrote down. Raises ConfigError where the file is damaged or of another version."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; it holds the settings of a run")
+    try:
+        return _validated(_read(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path} does not fit this version: {error}; run the flow again") from None
+
+
+def _validated(settings: dict[str, Any]) -> PipelineConfig:
     try:
         return PipelineConfig.model_validate(settings)
     except ValidationError as error:

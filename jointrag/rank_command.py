@@ -29,7 +29,7 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "rank", help="documents, best first", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.set_defaults(run=lambda given: run(parser, given))
+    parser.set_defaults(run_command=lambda given: run(parser, given))
     parser.add_argument("files", nargs="*", default=[_STDIN], metavar="FILE", help="- or none: standard input")
     parser.add_argument("--model", required=True, help="a folder, a Hugging Face name, a server's address, or bm25")
     parser.add_argument("--query", required=True)

@@ -18,23 +18,21 @@ An error is {"error": why}. With a token, everything but /health wants it as `Au
 from __future__ import annotations
 
 import hmac
-import json
-import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jointrag.types import Hit
 from retrieval_server.answers import NUM_QUERIES, Remembering
-from retrieval_server.bodies import Body, Refused
+from retrieval_server.bodies import Refused
 from retrieval_server.listening import FOR_MONITORS, is_overflow
 from retrieval_server.metrics import CONTENT_TYPE
+from retrieval_server.replies import add_errors, json_reply, read_body
 from retrieval_server.service import Service
 
 if TYPE_CHECKING:
     from flask import Flask, Response
 
-logger = logging.getLogger(__name__)
 _SEARCH_R1_TOPK = 3  # what Search-R1's server takes where a client does not say
 
 
@@ -48,7 +46,7 @@ def create_app(service: Service, token: str | None = None) -> Flask:
     _add_searches(app, service)
     _add_reload(app, service, has_token=token is not None)
     _add_monitoring(app, service)
-    _add_errors(app)
+    add_errors(app)
     return app
 
 
@@ -83,7 +81,7 @@ def _add_searches(app: Flask, service: Service) -> None:
 
     @app.post("/v1/search")
     def v1_search() -> Response:
-        asked = _body(service)
+        asked = read_body(service.config)
         queries, k = asked.queries("queries"), asked.k("k")
         min_score, most = asked.number("min_score"), asked.k("max_results", default=k)
         with_text = asked.flag("texts", True)
@@ -91,14 +89,14 @@ def _add_searches(app: Flask, service: Service) -> None:
             [_row(hit, with_text) for hit in hits if min_score is None or hit.score >= min_score][:most]
             for hits in find(queries, k)
         ]
-        return _json({"results": results})
+        return json_reply({"results": results})
 
     @app.post("/search")
     def search() -> Response:
-        asked = _body(service)
+        asked = read_body(service.config)
         questions, k = asked.queries("questions"), asked.k("N")
         results = find(questions, k)
-        return _json(
+        return json_reply(
             [
                 {"question": question, "top_k_docs": [f"{hit.passage.title}\n{hit.passage.text}" for hit in hits]}
                 for question, hits in zip(questions, results, strict=True)
@@ -107,20 +105,22 @@ def _add_searches(app: Flask, service: Service) -> None:
 
     @app.post("/retrieve")
     def retrieve() -> Response:
-        asked = _body(service)
+        asked = read_body(service.config)
         queries, k = asked.queries("queries"), asked.k("topk", default=_SEARCH_R1_TOPK)
         with_scores = asked.flag("return_scores", False)
-        return _json({"result": [[_document(hit, with_scores) for hit in hits] for hits in find(queries, k)]})
+        return json_reply({"result": [[_document(hit, with_scores) for hit in hits] for hits in find(queries, k)]})
 
     @app.post("/rerank")
     def rerank() -> Response:
-        asked = _body(service)
+        asked = read_body(service.config)
         query, texts = asked.query("query"), asked.strings("texts")
         raw, with_text = asked.flag("raw_scores", False), asked.flag("return_text", False)
         if not service.has_reranker:
             raise Refused(424, "no reranker is loaded; start the server with --reranker MODEL")
         ranked = service.rerank(query, texts, normalize=not raw)
-        return _json([{"index": i, "score": score} | ({"text": texts[i]} if with_text else {}) for i, score in ranked])
+        return json_reply(
+            [{"index": i, "score": score} | ({"text": texts[i]} if with_text else {}) for i, score in ranked]
+        )
 
 
 def _add_reload(app: Flask, service: Service, *, has_token: bool) -> None:
@@ -128,66 +128,27 @@ def _add_reload(app: Flask, service: Service, *, has_token: bool) -> None:
     def reload() -> Response:
         if not has_token:
             raise Refused(403, "only a server with a token takes this; send its process SIGHUP instead")
-        asked = _body(service, where_empty=b"{}")
+        asked = read_body(service.config, where_empty=b"{}")
         path, wait = asked.text("index"), asked.flag("wait", False)
         state = service.reload(Path(path) if path else None, wait=wait)
-        return _json(state, {"loading": 202, "failed": 422}.get(str(state["status"]), 200))
+        return json_reply(state, {"loading": 202, "failed": 422}.get(str(state["status"]), 200))
 
 
 def _add_monitoring(app: Flask, service: Service) -> None:
     @app.get("/health")
     def health() -> Response:
         state = service.state
-        return _json({"status": state}, 200 if state == "ready" else 503)
+        return json_reply({"status": state}, 200 if state == "ready" else 503)
 
     @app.get("/info")
     def info() -> Response:
         if service.state == "starting":
             raise Refused(503, "the retrieval server is starting", 2)
-        return _json(service.info())
+        return json_reply(service.info())
 
     @app.get("/metrics")
     def metrics() -> Response:
         return app.response_class(service.metrics.text(), content_type=CONTENT_TYPE)
-
-
-def _add_errors(app: Flask) -> None:
-    from flask import request
-    from werkzeug.exceptions import HTTPException
-
-    @app.errorhandler(Refused)
-    def refused(error: Refused) -> Response:
-        response = _json({"error": str(error)}, error.status)
-        if error.retry_after_s is not None:
-            response.headers["Retry-After"] = str(error.retry_after_s)
-        if error.status == 401:
-            response.headers["WWW-Authenticate"] = "Bearer"
-        return response
-
-    @app.errorhandler(HTTPException)
-    def http_error(error: HTTPException) -> Response:
-        return _json({"error": f"{error.code} {error.name}: {error.description}"}, error.code or 500)
-
-    @app.errorhandler(Exception)
-    def failed(error: Exception) -> Response:
-        logger.exception("%s failed", request.path)
-        return _json({"error": f"{type(error).__name__}: {error}"}, 500)
-
-
-def _body(service: Service, where_empty: bytes = b"") -> Body:
-    """What the request that is being answered says."""
-    from flask import request
-
-    most = service.config.max_body_bytes
-    if (request.content_length or 0) > most:
-        raise Refused(413, f"a body of {request.content_length} bytes; {most} are read (server.max_body_bytes)")
-    return Body(request.get_data(cache=False) or where_empty, service.config)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    from flask import Response
-
-    return Response(json.dumps(value), status, content_type="application/json")
 
 
 def _row(hit: Hit, with_text: bool) -> dict[str, object]:

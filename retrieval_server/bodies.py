@@ -40,9 +40,17 @@ class Body:
 
     def query(self, key: str) -> str:
         query = self._required(key)
-        _check_string(repr(key), query)
-        self._check_length(key, query)
+        self.check_text(repr(key), query)
         return query
+
+    def check_text(self, name: str, value: Any) -> None:
+        """Raises Refused for anything but a string within the limit of length."""
+        _check_string(name, value)
+        self._check_length(name, value)
+
+    def value(self, key: str) -> Any:
+        """Whatever is there; None where it is missing."""
+        return self._fields.get(key)
 
     def strings(self, key: str) -> list[str]:
         """A list of strings, within the limit of number."""

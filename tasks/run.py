@@ -24,6 +24,8 @@ from pydantic import BaseModel
 from jointrag import artifacts, tracking
 from jointrag.artifacts import Artifact, Recipe
 from jointrag.config import PipelineConfig
+from jointrag.jsonl import write_atomically
+from jointrag.runs import CONFIG, RUNS, StageRecord
 from tasks.call import Call, StageFailed, execute
 from tasks.logs import deliver_logs, send_to_prefect
 
@@ -79,6 +81,8 @@ class Run:
     pipeline: tracking.Pipeline | None = None
     records: list[dict[str, Any]] = field(default_factory=list)
     """Per stage: stage, seconds, cached, metrics. For the report."""
+    outputs: StageRecord = field(kw_only=True)
+    """Which artifacts its stages were, for `jointrag ask`."""
 
     def build(
         self,
@@ -211,6 +215,7 @@ class Run:
             tracker.log_model(artifact.path / "model")
 
     def _record(self, stage: str, artifact: Artifact, seconds: float | None) -> None:
+        self.outputs.add(stage, artifact.path)
         manifest = artifacts.read_manifest(artifact.path)
         cached = seconds is None
         took_s = manifest["seconds"] if seconds is None else seconds
@@ -228,21 +233,25 @@ class Run:
 def open_run(
     config: PipelineConfig, name: str, stages: tuple[str, ...], force: Sequence[str], mlflow_uri: str | None
 ) -> Iterator[Run]:
-    """The run of the flow that is executing now. Its folder in runs/flows/ holds the resolved settings and the logs."""
+    """The run of the flow that is executing now. Its folder in runs/flows/ holds the resolved settings, the
+    logs and which artifacts the stages were (jointrag.runs)."""
     send_to_prefect()
     run_id, run_name = str(flow_run.id), str(flow_run.name)
-    folder = config.workspace.resolve() / "runs" / "flows" / f"{name}-{run_name}"
-    folder.mkdir(parents=True, exist_ok=True)
+    workspace = config.workspace.resolve()
+    folder = workspace / RUNS / f"{name}-{run_name}"
     resolved = config.model_dump(mode="json")
-    (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False), encoding="utf-8")
+    write_atomically(folder / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
+    outputs = StageRecord(folder, workspace)
+    outputs.begin()
     pipeline = None
     if mlflow_uri:
         pipeline = tracking.open_pipeline(
             mlflow_uri, config.tracking.experiment, name=f"{name} {run_name}", flow_run_id=run_id, settings=resolved
         )
-        pipeline.run.log_artifact(folder / "config.yaml")
+        pipeline.run.log_artifact(folder / CONFIG)
     try:
-        yield Run(config, run_id, folder, stages, frozenset(force), pipeline)
+        yield Run(config, run_id, folder, stages, frozenset(force), pipeline, outputs=outputs)
+        outputs.finish()
     except BaseException as error:
         if pipeline:
             pipeline.end(_status(error))

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from flows.full_pipeline import CHAIN
+from jointrag.runs import find
 
 ROOT = Path(__file__).parents[2]
 OPTIONAL = ("start_retriever", "preferences", "negatives", "reranker")  # of settings that the preset leaves alone
@@ -39,6 +40,7 @@ def test_smoke(tmp_path: Path) -> None:
     }  # fmt: skip
     (report,) = tmp_path.glob("runs/report/*/report.html")
     assert f"report  {report}" in first.stderr
+    assert list(find(None, tmp_path).stages) == [name for name in STAGES if name != "serve"]
     assert not list(tmp_path.glob("*/*/*.partial"))
     assert processes_in(tmp_path) == []
 

@@ -39,7 +39,7 @@ class Page:
                 assert "error" not in message, message
                 return message["result"]
 
-    def open(self, path: Path, *, width: int, height: int = 844, dark: bool = False) -> None:
+    def open(self, page: Path | str, *, width: int, height: int = 844, dark: bool = False) -> None:
         for domain in ("Page", "Network", "Log", "Runtime"):
             self.call(f"{domain}.enable")
         self.call(
@@ -47,7 +47,7 @@ class Page:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
         while self._receive().get("method") != "Page.loadEventFired":
             pass
 

@@ -16,7 +16,8 @@ import pytest
 
 from flows.local_services import ROOT, Services
 from flows.temporary_server import temporary_server
-from tests.integration.toy import toy_flow
+from jointrag.runs import runs
+from tests.integration.toy import CHAIN, toy_flow
 
 WAIT_S = 60.0
 
@@ -95,6 +96,8 @@ def test_what_runs_again(toy: Toy) -> None:
     (toy.folder / "fail").touch()
     failed = toy.run()
     assert failed.is_failed()
+    (record,) = runs(toy.folder)
+    assert list(record.stages) == ["prepare", "index"] and record.finished is None
     assert "mappo: the reward is not a number; lower mappo.learning_rate" in failed.message
     assert ".partial; once the cause is gone, run it again to go on from there" in failed.message
     assert toy.calls == ["prepare", "index", "mappo"]
@@ -103,6 +106,8 @@ def test_what_runs_again(toy: Toy) -> None:
     done = toy.run()
     assert done.is_completed()
     assert toy.calls == ["mappo"]  # it starts where it failed
+    (record,) = [run for run in runs(toy.folder) if run.finished]
+    assert {name: record.stage(name) for name in record.stages} == {name: toy.output(name) for name in CHAIN}
     assert task_states(done) == {"prepare": "Cached", "index": "Cached", "mappo": "Completed"}
     assert json.loads((toy.output("mappo") / "manifest.json").read_text())["metrics"]["mappo/resumed"] == 1.0
 
