@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from jointrag.progress import progress
 from jointrag.retrieval import Retriever
 from jointrag.types import Episode, Question
 
+logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 
@@ -44,7 +46,7 @@ def answer_all(
     journal: Path,
 ) -> list[Answered]:
     """One per question, in their order. The same ones whether or not it was interrupted."""
-    from jointrag.generation import GREEDY
+    from jointrag.generation import GREEDY, LocalLM
     from jointrag.pipeline import answer
 
     chain = system.chain(agents)
@@ -52,7 +54,13 @@ def answer_all(
 
     def batch(start: int) -> list[Answered]:
         meter = Meter(speaker.llm, source)
+        num_cut = speaker.llm.count.cut if isinstance(speaker.llm, LocalLM) else 0
         episodes = answer(questions[start : start + batch_size], chain, meter.retriever, meter.llm, GREEDY)
+        if isinstance(speaker.llm, LocalLM) and (new := speaker.llm.count.cut - num_cut):
+            logger.warning(
+                "%s: %d prompts were too long for language_model.max_length, so passages in them were cut",
+                *(system.name, new),
+            )
         usages = meter.usages(episodes)
         return [Answered(without_tokens(e), usage) for e, usage in zip(episodes, usages, strict=True)]
 

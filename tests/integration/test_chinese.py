@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.command import SAMPLES
-from evaluation.scores import question_scores
+from evaluation.measures import question_scores
 from jointrag import datasets
 from jointrag.agents import build_chain
 from jointrag.config import AgentDataConfig, AgentsConfig, Bm25IndexConfig, ChunkingConfig, FilesDataset

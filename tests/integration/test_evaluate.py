@@ -15,7 +15,7 @@ from evaluation.costs import Usage
 from evaluation.judge import Verdict
 from evaluation.scores import Scores
 from jointrag.config import AgentsConfig, EvaluationConfig, JudgeConfig, LanguageModelSection, ScratchLM
-from jointrag.generation import Completion, Sampling
+from jointrag.generation import Completion, Sampling, TokenCount
 from jointrag.jsonl import read_jsonl, write_jsonl
 from jointrag.types import Episode, Hit, Passage, Prompt, Question
 from tests.answering import Asked, Said, answering
@@ -46,6 +46,7 @@ class FakeLM:
 
     def __init__(self, reads: bool) -> None:
         self.reads = reads
+        self.count = TokenCount()
 
     @classmethod
     def load(cls, path: Path, model: LanguageModelSection, device: str) -> FakeLM:

@@ -43,7 +43,7 @@ from trainers import labelling
 from trainers.mappo.rewards import answer_rewards
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("flows", "tasks", "retrieval_server", "trainers", "evaluation", "jointrag")
+ROOMS = ("flows", "tasks", "answer_server", "retrieval_server", "trainers", "evaluation", "jointrag")
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 # an absolute path of somebody's machine, an address with its port, a certain GPU
 MACHINE = re.compile(r"(^|[\s\"'=:])/(home|root|Users|mnt|media|data|opt|srv|var|usr|tmp)/|\w:\d{4,5}\b|\bcuda:\d")
