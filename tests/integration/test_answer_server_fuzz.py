@@ -76,7 +76,7 @@ def connection() -> Iterator[HTTPConnection]:
     max_examples=300,
     deadline=None,
     database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(made=requests_made())
 def test_no_body_breaks_it(connection: HTTPConnection, made: tuple[str, str, bytes]) -> None:
