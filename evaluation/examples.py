@@ -55,3 +55,12 @@ def pick(before: Sequence[Episode], after: Sequence[Episode], num_examples: int)
         num_lost=len(lost),
         num_same=len(pairs) - len(won) - len(lost),
     )
+
+
+def sentence(examples: Examples) -> str:
+    """How many questions were won, lost and neither, and how many of them are shown."""
+    return (
+        f"F1 rose on {examples.num_won:,} questions, fell on {examples.num_lost:,} "
+        f"and stayed on {examples.num_same:,}. "
+        f"Shown: {len(examples.won)} of the first and {len(examples.lost)} of the second, picked at random."
+    )

@@ -1,7 +1,6 @@
-"""The report's figures: learning curves and intervals, drawn with matplotlib.
+"""The report's learning curves: small plots over training steps.
 
-Each panel becomes an inline SVG whose colours are the page's own CSS variables, so that it follows light and dark mode;
-the Markdown report gets all panels in one PNG on white.
+In the page each is an SVG of its own (evaluation/drawing.py); the Markdown report gets all of them in one PNG on white.
 """
 
 from __future__ import annotations
@@ -9,21 +8,18 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluation.scores import Comparison
-from evaluation.tables import METRIC_LABELS, interval, signed
+from evaluation.drawing import INK, SERIES, STYLE, STYLES, svg
+from evaluation.result_tables import METRIC_LABELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK, GRID = "#010203", "#040506"  # stand-ins that the SVG swaps for CSS variables
-SERIES = ("#0b5fce", "#c2410c", "#15803d", "#7e22ce")
-STYLES = ("-", "--", ":", "-.")  # told apart without colour, too
 PANEL_INCHES = (4.0, 2.4)
 MAX_POINTS = 400
 
@@ -90,21 +86,8 @@ def _series(
     return steps, values
 
 
-# ---- drawing ---------------------------------------------------------------------------------------------------------
-
-
 def curve_svg(panel: Panel) -> str:
-    return _svg(lambda axes: _draw_curves(axes, panel), panel.title, PANEL_INCHES)
-
-
-def interval_svg(comparisons: Sequence[tuple[str, Comparison]]) -> str:
-    """Differences as dots with their intervals, one row each (label, comparison)."""
-    return _svg(lambda axes: _draw_intervals(axes, comparisons), "intervals", (4.6, 0.7 + 0.34 * len(comparisons)))
-
-
-def interval_alt(comparisons: Sequence[tuple[str, Comparison]]) -> str:
-    rows = [f"{name}: {signed(c.delta)} ({interval(c)})" for name, c in comparisons]
-    return f"Differences in F1 with 95 % intervals. {'; '.join(rows)}."
+    return svg(lambda axes: _draw_curves(axes, panel), panel.title, PANEL_INCHES)
 
 
 def curves_png(shown: Sequence[Panel]) -> str:
@@ -113,7 +96,7 @@ def curves_png(shown: Sequence[Panel]) -> str:
     from matplotlib.figure import Figure
 
     num_rows = (len(shown) + 1) // 2
-    with rc_context({**_STYLE, "grid.color": "#d5dae0", "axes.edgecolor": "#d5dae0"}):
+    with rc_context({**STYLE, "grid.color": "#d5dae0", "axes.edgecolor": "#d5dae0"}):
         figure = Figure(
             figsize=(2 * PANEL_INCHES[0], num_rows * PANEL_INCHES[1]), layout="constrained", facecolor="white"
         )
@@ -124,22 +107,6 @@ def curves_png(shown: Sequence[Panel]) -> str:
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-_STYLE: dict[Any, Any] = {
-    "font.size": 9.5,
-    "font.family": "sans-serif",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GRID,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "svg.fonttype": "none",
-}
 
 
 def _draw_curves(axes: Axes, panel: Panel) -> None:
@@ -171,21 +138,6 @@ def _draw_curves(axes: Axes, panel: Panel) -> None:
         )
 
 
-def _draw_intervals(axes: Axes, comparisons: Sequence[tuple[str, Comparison]]) -> None:
-    for row, (_, c) in enumerate(comparisons):
-        color = SERIES[2] if c.low > 0 else SERIES[1] if c.high < 0 else INK
-        axes.plot([100 * c.low, 100 * c.high], [row, row], color=color, linewidth=2, solid_capstyle="butt")
-        axes.plot([100 * c.delta], [row], color=color, marker="o", markersize=5)
-    axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_yticks(range(len(comparisons)), [name for name, _ in comparisons])
-    axes.set_ylim(len(comparisons) - 0.5, -0.5)
-    axes.grid(axis="x")
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0)
-    axes.set_xlabel("difference in F1, points")
-    axes.spines["left"].set_visible(False)
-
-
 def _thin(values: np.ndarray) -> np.ndarray:
     """At most MAX_POINTS values, evenly spaced, the last one kept."""
     if len(values) <= MAX_POINTS:
@@ -199,33 +151,3 @@ def _running_mean(values: np.ndarray, half_width: int) -> np.ndarray:
     position = np.arange(len(values))
     low, high = np.maximum(position - half_width, 0), np.minimum(position + half_width + 1, len(values))
     return (sums[high] - sums[low]) / (high - low)
-
-
-def _svg(draw: Callable[[Axes], None], salt: str, inches: tuple[float, float]) -> str:
-    """An <svg> element for use inside a page: no addresses, no ids but its own clip paths, colours from CSS."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context({**_STYLE, "svg.hashsalt": salt}):
-        figure = Figure(figsize=inches, layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot()
-        axes.patch.set_alpha(0)
-        draw(axes)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<svg[^>]*(viewBox=\"[^\"]*\")[^>]*>", r"<svg \1>", text, count=1)
-    text = re.sub(
-        r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL
-    )  # it would style the page
-    text = re.sub(r'<g id="[^"]*"\s*/>', "", text).replace("xlink:href", "href")
-    text = re.sub(r'<g id="[^"]*"', "<g", text)
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r"font-family: [^;\"]*; ", "", text)
-    text = re.sub(r"\s*\n\s*", " ", text)
-    colors = {INK: "var(--ink)", GRID: "var(--line)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES, 1)}
-    for color, variable in colors.items():
-        text = text.replace(color, variable)
-    return text.replace("<svg", '<svg aria-hidden="true" focusable="false" stroke-linejoin="round"', 1)

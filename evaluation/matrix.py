@@ -13,8 +13,9 @@ import numpy as np
 
 from evaluation.measures import question_scores
 from evaluation.scores import Matrix, MatrixCell, Scores
+from evaluation.sentences import LABELS
 from evaluation.significance import paired_bootstrap
-from evaluation.tables import Table, label, points
+from evaluation.tables import Table, points
 from jointrag.artifacts import read_manifest
 from jointrag.jsonl import read_jsonl
 from jointrag.types import Episode
@@ -54,7 +55,7 @@ def build(
 def table(matrix: Matrix) -> Table:
     """F1 by system and dataset, with its interval; * where the system was trained on the dataset."""
     rows = [
-        (label(system), *(_cell(row.get(dataset)) for dataset in matrix.datasets))
+        (LABELS.get(system, system), *(_cell(row.get(dataset)) for dataset in matrix.datasets))
         for system, row in matrix.cells.items()
     ]
     return Table(

@@ -2,10 +2,9 @@
 
     write(ReportConfig(), evaluation=…, mappo=…, settings=config.model_dump(mode="json"), stages=[…], out=…)
 
-Both say the same with the same numbers. report.html is one file: no outside address, no script; its figures are inline
-SVG that follow light and dark mode. report.md carries its learning curves as one PNG in a data URI, referenced by
-name, so that the text above it stays readable and the file can be shown where no second file can follow (a Prefect
-artifact, for one). Texts from the data are escaped in both.
+Both say the same with the same numbers, the most important first. report.html is one file: no outside address, no
+script; its figures are inline SVG that follow light and dark mode. report.md is evaluation/report_markdown.py's.
+Texts from the data are escaped in both.
 """
 
 from __future__ import annotations
@@ -19,19 +18,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from evaluation import figures, tables
-from evaluation.examples import Example, Examples, pick, score
+from evaluation import agent_tables, figures, result_tables, run_tables, score_figures, sentences
+from evaluation.examples import Example, Examples, pick, score, sentence
 from evaluation.history import kept_sentence, kept_step, read_history
-from evaluation.scores import Comparison, Scores
-from evaluation.tables import markdown_escape as escaped
-from evaluation.tables import results_table
+from evaluation.page import render
+from evaluation.report_markdown import as_markdown
+from evaluation.scores import Scores
+from evaluation.tables import Table
 from jointrag.config import ReportConfig
 from jointrag.jsonl import read_jsonl, write_atomically
 from jointrag.types import Episode
 
-__all__ = ["results_table", "write"]
-
-MAX_CHARACTERS = 280  # of a passage in the examples
 MAX_WARNINGS = 10  # of the watchdog's, shown
 PACKAGES = (
     *("jointrag", "torch", "transformers", "trl", "peft", "sentence-transformers"),
@@ -44,17 +41,29 @@ class Content:
     """Everything the report says, before it is Markdown or HTML."""
 
     scores: Scores
-    tables: dict[str, tables.Table]
-    intervals: tuple[tuple[str, Comparison], ...]
+    tables: dict[str, Table]
+    """By name, those with something in them."""
+    figures: dict[str, score_figures.Figure]
     panels: tuple[figures.Panel, ...]
     other_panels: tuple[figures.Panel, ...]
     kept: str
     """Which step's weights were kept, where not the last one's."""
     warnings: tuple[tuple[int, str], ...]
-    """What the watchdog said, by step."""
+    """What the watchdog said last, by step."""
+    earlier_warnings: str
+    """How many more there are."""
     examples: Examples
     settings: str
     versions: dict[str, str]
+
+    @property
+    def headline(self) -> str:
+        return sentences.headline(self.scores)
+
+    @property
+    def control(self) -> str:
+        """What the control is; "" without one."""
+        return sentences.CONTROL if "control" in self.scores.systems else ""
 
 
 def write(
@@ -73,7 +82,7 @@ def write(
     below and at the warm start's. Raises ValueError naming the file if scores, predictions or history cannot be read.
     """
     content = _content(config, evaluation, mappo, settings, stages)
-    write_atomically(out / "report.md", _markdown(content))
+    write_atomically(out / "report.md", as_markdown(content))
     write_atomically(out / "report.html", _html(content))
     examples = content.examples
     return {
@@ -87,45 +96,61 @@ def _content(
     config: ReportConfig, evaluation: Path, mappo: Path, settings: dict[str, Any], stages: Sequence[dict[str, Any]]
 ) -> Content:
     scores = Scores.read(evaluation / "scores.json")
-    examples = Examples()
-    if {"warm_start", "mappo"} <= set(scores.systems):
-        before, after = (
-            list(read_jsonl(evaluation / "predictions" / f"{name}.jsonl", Episode)) for name in ("warm_start", "mappo")
-        )
-        examples = pick(before, after, config.num_examples)
     history = read_history(mappo / "history.jsonl")
     kept = kept_sentence(stages, history)
     panels, other_panels = figures.panels(history.steps, kept_step(stages) if kept else None)
-    shown = {
-        "results": tables.results(scores),
-        "comparisons": tables.comparisons(scores),
-        "per_type": tables.per_type(scores),
-        "behaviour": tables.behaviour(scores),
-        "stages": tables.stage_times(stages),
-        "index": tables.search_index(stages),
+    drawn = {
+        "intervals": score_figures.intervals(scores),
+        "waterfall": score_figures.waterfall(scores),
+        "calibration": score_figures.calibration(scores),
     }
     return Content(
         scores=scores,
-        tables={name: table for name, table in shown.items() if table is not None and table.rows},
-        intervals=_intervals(scores),
+        tables=_tables(scores, stages),
+        figures={name: figure for name, figure in drawn.items() if figure is not None},
         panels=tuple(panels),
         other_panels=tuple(other_panels),
         kept=kept,
-        warnings=history.warnings,
-        examples=examples,
+        warnings=history.warnings[-MAX_WARNINGS:],
+        earlier_warnings=_earlier(len(history.warnings) - MAX_WARNINGS),
+        examples=_examples(config, scores, evaluation / "predictions"),
         settings=_settings(settings),
         versions=_versions(),
     )
 
 
-def _intervals(scores: Scores) -> tuple[tuple[str, Comparison], ...]:
-    """The rows of the interval figure: every pair over all questions, then MAPPO − warm start per type."""
-    rows = [(tables.pair(c), c) for c in scores.comparisons if c.metric == "f1" and c.type is None]
-    rows.sort(key=lambda row: (row[1].system, row[1].baseline) != ("mappo", "warm_start"))
-    for name in scores.types:
-        if (c := scores.comparison("mappo", "warm_start", type=name)) is not None:
-            rows.append((f"MAPPO − warm start, {name or '(none)'}", c))
-    return tuple(rows)
+def _tables(scores: Scores, stages: Sequence[dict[str, Any]]) -> dict[str, Table]:
+    made = {
+        "results": result_tables.results(scores),
+        "differences": result_tables.main_differences(scores),
+        "all_differences": result_tables.all_differences(scores),
+        "attribution": result_tables.attribution(scores),
+        "per_type": result_tables.per_type(scores),
+        "per_hops": result_tables.per_hops(scores),
+        "retrieval": agent_tables.retrieval(scores),
+        "rewriter": agent_tables.rewriter(scores),
+        "selector": agent_tables.selector(scores),
+        "generator": agent_tables.generator(scores),
+        "behaviour": agent_tables.behaviour(scores),
+        "calibration": agent_tables.calibration(scores),
+        "cost": agent_tables.cost(scores),
+        "cost_per_agent": agent_tables.cost_per_agent(scores),
+        "stages": run_tables.stage_times(stages),
+        "index": run_tables.search_index(stages),
+    }
+    return {name: table for name, table in made.items() if table is not None and table.rows}
+
+
+def _examples(config: ReportConfig, scores: Scores, predictions: Path) -> Examples:
+    if not {"warm_start", "mappo"} <= set(scores.systems):
+        return Examples()
+    before, after = (list(read_jsonl(predictions / f"{name}.jsonl", Episode)) for name in ("warm_start", "mappo"))
+    return pick(before, after, config.num_examples)
+
+
+def _earlier(num_more: int) -> str:
+    """How many warnings are not shown: those that count are the last."""
+    return f"The last {MAX_WARNINGS}; {num_more:,} before them are in history.jsonl." if num_more > 0 else ""
 
 
 def _settings(settings: dict[str, Any]) -> str:
@@ -147,112 +172,18 @@ def _versions() -> dict[str, str]:
     return found | {"machine": f"{platform.system()} {platform.machine()}"}
 
 
-# ---- Markdown --------------------------------------------------------------------------------------------------------
-
-
-def _markdown(content: Content) -> str:
-    scores = content.scores
-    parts = ["# JointRAG report", f"**{escaped(tables.headline(scores))}**", escaped(tables.control_sentence(scores))]
-    for name in ("results", "comparisons", "per_type"):
-        if name in content.tables:
-            parts.append(tables.markdown(content.tables[name]))
-        if name == "results" and "control" in scores.systems:
-            parts.append(tables.CONTROL)
-    if content.panels:
-        alt = " ".join(panel.alt for panel in content.panels).replace("[", "(").replace("]", ")")
-        parts += ["## Learning curves", f"![{alt}][curves]", content.kept]
-    if content.warnings:
-        lines = [f"- step {step}: {escaped(text)}" for step, text in content.warnings[-MAX_WARNINGS:]]
-        parts += ["### What the watchdog said", _earlier(content.warnings), "\n".join(lines)]
-    parts += ["## What the agents do", tables.markdown(content.tables["behaviour"])]
-    parts += _markdown_examples(content.examples)
-    parts += ["## Time, settings, versions", tables.markdown(content.tables["stages"])]
-    if "index" in content.tables:
-        parts.append(tables.markdown(content.tables["index"]))
-    parts.append(
-        "\n".join(f"    {line}" for line in content.settings.splitlines())
-    )  # indented: no fence to break out of
-    parts.append(", ".join(f"{name} {number}" for name, number in content.versions.items()))
-    if content.panels:
-        parts.append(f"[curves]: {figures.curves_png(content.panels)}")
-    return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _earlier(warnings: Sequence[tuple[int, str]]) -> str:
-    """How many are not shown: those that count are the last."""
-    num_more = len(warnings) - MAX_WARNINGS
-    return f"The last {MAX_WARNINGS}; {num_more:,} before them are in history.jsonl." if num_more > 0 else ""
-
-
-def _markdown_examples(examples: Examples) -> list[str]:
-    if not examples.won and not examples.lost:
-        return []
-    parts = ["## Questions won and lost", _examples_sentence(examples)]
-    for title, chosen in (("Won", examples.won), ("Lost", examples.lost)):
-        for example in chosen:
-            question = example.before.question
-            parts.append(f"### {title}: {escaped(question.text)}")
-            parts.append(f"Gold: {escaped(' | '.join(question.answers))}")
-            parts += [
-                _markdown_chain(name, e) for name, e in (("warm start", example.before), ("MAPPO", example.after))
-            ]
-    return parts
-
-
-def _markdown_chain(name: str, episode: Episode) -> str:
-    lines = [f"- **{name}**: {escaped(episode.answer) or '(no answer)'} (F1 {tables.points(score(episode))})"]
-    lines += [f"  - asks: {escaped(sub_question)}" for sub_question in episode.sub_questions]
-    read, gold = set(episode.chosen), set(episode.question.gold_passages)
-    for passage in episode.candidates:
-        marks = ("reads" if passage in read else "passes over") + (" (gold)" if passage.id in gold else "")
-        lines.append(f"  - {marks}: {escaped(shorten(passage.contents))}")
-    return "\n".join(lines)
-
-
-def _examples_sentence(examples: Examples) -> str:
-    return (
-        f"F1 rose on {examples.num_won:,} questions, fell on {examples.num_lost:,} "
-        f"and stayed on {examples.num_same:,}. "
-        f"Shown: {len(examples.won)} of the first and {len(examples.lost)} of the second, picked at random."
-    )
-
-
-def shorten(text: str) -> str:
-    """One line of at most MAX_CHARACTERS."""
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_CHARACTERS else line[: MAX_CHARACTERS - 1].rstrip() + "…"
-
-
-# ---- HTML ------------------------------------------------------------------------------------------------------------
-
-
 def _html(content: Content) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"points": tables.points, "shorten": shorten}
-    curves = [(panel, figures.curve_svg(panel)) for panel in content.panels]
-    others = [(panel, figures.curve_svg(panel)) for panel in content.other_panels]
-    main = content.scores.comparison("mappo", "warm_start")
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         content=content,
-        headline=tables.headline(content.scores),
-        verdict=tables.verdict(main),
-        control_sentence=tables.control_sentence(content.scores),
-        control=tables.CONTROL if "control" in content.scores.systems else "",
-        interval_svg=figures.interval_svg(content.intervals) if content.intervals else "",
-        interval_alt=figures.interval_alt(content.intervals),
-        curves=curves,
-        others=others,
-        warnings=content.warnings[-MAX_WARNINGS:],
-        earlier_warnings=_earlier(content.warnings),
-        examples_sentence=_examples_sentence(content.examples),
+        tables=content.tables,
+        figures=content.figures,
+        verdict=sentences.verdict(content.scores.comparison("mappo", "warm_start")),
+        control_sentence=sentences.control_sentence(content.scores),
+        calibration_sentence=agent_tables.calibration_sentence(content.scores),
+        curves=[(panel, figures.curve_svg(panel)) for panel in content.panels],
+        others=[(panel, figures.curve_svg(panel)) for panel in content.other_panels],
+        examples_sentence=sentence(content.examples),
         examples=[("won", content.examples.won), ("lost", content.examples.lost)],
         chains=_chains,
     )

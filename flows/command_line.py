@@ -11,9 +11,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from jointrag import presets
+from jointrag.ablations import load, tables
 from jointrag.preflight import preflight
 
 OVERRIDES = """\
@@ -40,6 +42,8 @@ def main(flow: str, description: str | None, arguments: Sequence[str] | None = N
             _list_settings(config.model_dump(mode="json"))
             return 0
         preflight(config)
+        if "table" in given:
+            load(given.table)
         datasets = _datasets(parser, given.dataset) if "dataset" in given else {}
     except presets.ConfigError as error:
         return _complain(error, 2)
@@ -47,6 +51,8 @@ def main(flow: str, description: str | None, arguments: Sequence[str] | None = N
     if "checkpoint" in given:
         parameters["checkpoints"] = _checkpoints(parser, given.checkpoint)
         parameters["datasets"] = datasets
+    if "table" in given:
+        parameters |= {"table": given.table, "seeds": given.seeds}
     _show_progress()
     return _run(flow, parameters)
 
@@ -87,12 +93,13 @@ def _run(flow: str, parameters: dict[str, Any]) -> int:
 
 def _parser(flow: str, description: str) -> argparse.ArgumentParser:
     known = presets.presets()
-    width = max(map(len, known))
-    listing = "\n".join(f"  {name:<{width}}  {presets.describe(path)}" for name, path in known.items())
+    listing = f"presets:\n{_listing(known)}"
+    if flow.endswith(":ablation"):
+        listing = f"tables:\n{_listing(tables())}\n\n{listing}"
     parser = argparse.ArgumentParser(
         prog=f"python -m {flow.partition(':')[0]}",
         description=description,
-        epilog=f"presets:\n{listing}\n\n{OVERRIDES}",
+        epilog=f"{listing}\n\n{OVERRIDES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--preset", default="demo", metavar="NAME", help="a file in configs/ (default: demo)")
@@ -117,7 +124,15 @@ def _parser(flow: str, description: str) -> argparse.ArgumentParser:
             help="one of several datasets to evaluate on, with a setting in which it differs from the others "
             "(NAME:preset=PRESET: with the dataset and the retrieval of another preset)",
         )
+    if flow.endswith(":ablation"):
+        parser.add_argument("--table", required=True, metavar="NAME", help="what to compare, see below")
+        parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each row once with each (default: 0)")
     return parser
+
+
+def _listing(files: dict[str, Path]) -> str:
+    width = max(map(len, files))
+    return "\n".join(f"  {name:<{width}}  {presets.describe(path)}" for name, path in files.items())
 
 
 STAGES = (

@@ -16,8 +16,10 @@ from typing import Any
 from prefect import flow
 
 from flows.opening import Preset, StageName, opened
+from jointrag.artifacts import Artifact
 from tasks import stages
 from tasks.publish import publish
+from tasks.run import Run
 from tasks.serve import RetrievalServer
 
 CHAIN = (
@@ -36,17 +38,22 @@ def full_pipeline(
     force: stages to do again although they are finished.
     """
     with opened(preset, overrides, force, CHAIN) as run:
-        prepared = stages.prepare(run)
-        retriever = stages.retriever(run, prepared)
-        index = stages.index(run, prepared, retriever)
-        reranker = stages.chain_reranker(run, prepared, retriever)
-        with RetrievalServer(run, index, reranker) as server:
-            agent_data = stages.agent_data(run, prepared, server)
-            warm_start = stages.warm_start(run, agent_data)
-            mappo = stages.mappo(run, agent_data, warm_start, server)
-            systems = {"warm_start": warm_start, "mappo": mappo}
-            if run.config.control.enabled:
-                systems["control"] = stages.control(run, agent_data, warm_start, mappo)
-            evaluation = stages.evaluate(run, prepared, systems, server)
-        report = stages.report(run, evaluation, mappo)
+        evaluation, report = trained_and_evaluated(run)
         return publish(run, evaluation, report)
+
+
+def trained_and_evaluated(run: Run) -> tuple[Artifact, Artifact]:
+    """All stages in order; the outputs of the last two."""
+    prepared = stages.prepare(run)
+    retriever = stages.retriever(run, prepared)
+    index = stages.index(run, prepared, retriever)
+    reranker = stages.chain_reranker(run, prepared, retriever)
+    with RetrievalServer(run, index, reranker) as server:
+        agent_data = stages.agent_data(run, prepared, server)
+        warm_start = stages.warm_start(run, agent_data)
+        mappo = stages.mappo(run, agent_data, warm_start, server)
+        systems = {"warm_start": warm_start, "mappo": mappo}
+        if run.config.control.enabled:
+            systems["control"] = stages.control(run, agent_data, warm_start, mappo)
+        evaluation = stages.evaluate(run, prepared, systems, server)
+    return evaluation, stages.report(run, evaluation, mappo)

@@ -53,14 +53,19 @@ def stages_of(config: PipelineConfig, chain: tuple[str, ...]) -> tuple[str, ...]
 
 @contextmanager
 def opened(
-    preset: str, overrides: dict[str, Any] | None, force: Sequence[str] | None, chain: tuple[str, ...]
+    preset: str,
+    overrides: dict[str, Any] | None,
+    force: Sequence[str] | None,
+    chain: tuple[str, ...],
+    name: str | None = None,
 ) -> Iterator[Run]:
-    """The run of this flow. `chain`: the names of its stages in order. Raises ConfigError before anything runs."""
+    """The run of this flow. `chain`: the names of its stages in order; `name`: what its records are called, where that
+    is not the preset's. Raises ConfigError before anything runs."""
     config = resolve(preset, overrides or {})
     preflight(config)
     chain = stages_of(config, chain)
     if missing := [name for name in force or () if name not in chain]:
         raise ConfigError(f"force names {missing[0]}, which is no stage of this run; it has {', '.join(chain)}")
     mlflow_uri = config.tracking.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    with open_run(config, preset, chain, force or (), mlflow_uri) as run:
+    with open_run(config, name or preset, chain, force or (), mlflow_uri) as run:
         yield run

@@ -52,6 +52,7 @@ FOLDERS = {
     "agent_data": "data",
     "evaluate": "runs",
     "report": "runs",
+    "ablation": "runs",
 }  # else models
 
 

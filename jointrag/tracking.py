@@ -17,7 +17,10 @@ import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from jointrag.traces import Trace
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +174,21 @@ class Pipeline:
         self.run.log_metrics(metrics, step=0)
         self.run.flush()
 
+    def log_traces(self, traces: Iterable[Trace]) -> None:
+        """Show questions' ways through the chain in the trace view of this run."""
+        import mlflow
+
+        known = os.environ.get("MLFLOW_TRACKING_URI")
+        try:
+            mlflow.set_tracking_uri(self.uri)  # traces go where the whole process's go, not where the client's do
+            for trace in traces:
+                trace.send(self._client, self.experiment_id, self.run.run_id)
+            mlflow.flush_trace_async_logging()
+        except Exception as error:
+            logger.warning("MLflow got no traces (%s)", error)
+        finally:
+            mlflow.set_tracking_uri(known)  # type: ignore[arg-type]  # None: forget it
+
     def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         self.run.flush()
         _quietly(self._client.set_terminated, self.run.run_id, status)
@@ -192,8 +210,18 @@ class Pipeline:
         return f"{self.uri}/#/compare-runs?runs=[{quoted}]&experiments=[%22{self.experiment_id}%22]"
 
 
-def open_pipeline(uri: str, experiment: str, *, name: str, flow_run_id: str, settings: dict[str, Any]) -> Pipeline:
+def open_pipeline(
+    uri: str,
+    experiment: str,
+    *,
+    name: str,
+    flow_run_id: str,
+    settings: dict[str, Any],
+    parent_flow_run_id: str | None = None,
+) -> Pipeline:
     """The parent run of a flow run: a new one, or after a retry the one it had. `settings`: the resolved config.
+
+    A subflow's run becomes a child of the run of `parent_flow_run_id`, if that is in the same experiment.
 
     Raises ValueError when MLflow cannot be reached: better now than without records at the end.
     """
@@ -203,13 +231,13 @@ def open_pipeline(uri: str, experiment: str, *, name: str, flow_run_id: str, set
     try:
         found = client.get_experiment_by_name(experiment)
         experiment_id = found.experiment_id if found else client.create_experiment(experiment)
-        earlier = client.search_runs([experiment_id], f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'", max_results=1)
-        if earlier:
-            run_id = earlier[0].info.run_id
+        if run_id := _run_of(client, experiment_id, flow_run_id):
             client.update_run(run_id, status="RUNNING")
             _close_children(client, experiment_id, run_id)
         else:
             tags = {FLOW_RUN_TAG: flow_run_id, KIND_TAG: "pipeline"}
+            if parent_flow_run_id and (parent := _run_of(client, experiment_id, parent_flow_run_id)):
+                tags["mlflow.parentRunId"] = parent
             run_id = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
     except MlflowException as error:
         raise ValueError(
@@ -219,6 +247,12 @@ def open_pipeline(uri: str, experiment: str, *, name: str, flow_run_id: str, set
     pipeline = Pipeline(uri, experiment_id, run_id)
     pipeline.run.log_params(dict(flatten(settings)))
     return pipeline
+
+
+def _run_of(client: Any, experiment_id: str, flow_run_id: str) -> str | None:
+    """The MLflow run of a flow run, if it has one."""
+    found = client.search_runs([experiment_id], f"tags.`{FLOW_RUN_TAG}` = '{flow_run_id}'", max_results=1)
+    return found[0].info.run_id if found else None
 
 
 def _close_children(client: Any, experiment_id: str, run_id: str) -> None:
@@ -249,7 +283,8 @@ def _client(uri: str) -> Any:
     # the defaults wait for minutes: too long for a training loop whose records are the smaller half of the matter
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("alembic", "mlflow.tracing.export.async_export_queue"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from evaluation import matrix, tables
+from evaluation import matrix, result_tables, tables
+from evaluation.sampled_traces import sampled
 from evaluation.scores import Matrix, Scores
+from evaluation.sentences import headline
 from jointrag.artifacts import Artifact
 from jointrag.jsonl import write_atomically
 from tasks.run import Run
@@ -17,14 +19,16 @@ logger = logging.getLogger(__name__)
 
 
 def show_scores(run: Run, evaluation: Artifact) -> None:
-    """The table of results, printed and on the Prefect page."""
+    """The table of results, printed and on the Prefect page; traces of some questions in MLflow."""
     scores = Scores.read(evaluation.path / "scores.json")
-    table = tables.results(scores)
+    table = result_tables.results(scores)
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-    create_table_artifact(key="results", table=rows, description=tables.headline(scores))
-    for line in ["", *tables.results_table(scores.model_dump()).splitlines(), ""]:
+    create_table_artifact(key="results", table=rows, description=headline(scores))
+    for line in ["", *result_tables.console(scores).splitlines(), ""]:
         logger.info("%s", line)
     logger.info("scores  %s", evaluation.path / "scores.json")
+    if run.pipeline and run.config.tracking.num_traces:
+        run.pipeline.log_traces(sampled(evaluation.path, run.config.tracking.num_traces))
     if run.pipeline and (address := run.pipeline.address()):
         logger.info("MLflow  %s", address)
 

@@ -80,7 +80,7 @@ class Run:
     force: frozenset[str] = frozenset()
     pipeline: tracking.Pipeline | None = None
     records: list[dict[str, Any]] = field(default_factory=list)
-    """Per stage: stage, seconds, cached, metrics. For the report."""
+    """Per stage: stage, seconds, cached, bytes, metrics. For the report."""
     outputs: StageRecord = field(kw_only=True)
     """Which artifacts its stages were, for `jointrag ask`."""
 
@@ -219,7 +219,10 @@ class Run:
         manifest = artifacts.read_manifest(artifact.path)
         cached = seconds is None
         took_s = manifest["seconds"] if seconds is None else seconds
-        self.records.append({"stage": stage, "seconds": took_s, "cached": cached, "metrics": artifact.metrics})
+        size = sum(file["size"] for file in manifest["files"].values())
+        self.records.append(
+            {"stage": stage, "seconds": took_s, "cached": cached, "bytes": size, "metrics": artifact.metrics}
+        )
         self.say(stage, f"finished earlier ({took_s:.1f} s then)" if cached else f"{took_s:.1f} s")
         if self.pipeline:
             self.pipeline.add(artifact.metrics | {f"{stage}/seconds": took_s})
@@ -233,8 +236,8 @@ class Run:
 def open_run(
     config: PipelineConfig, name: str, stages: tuple[str, ...], force: Sequence[str], mlflow_uri: str | None
 ) -> Iterator[Run]:
-    """The run of the flow that is executing now. Its folder in runs/flows/ holds the resolved settings, the
-    logs and which artifacts the stages were (jointrag.runs)."""
+    """The run of the flow that is executing now. Its folder in runs/flows/ holds the resolved settings, the logs and
+    which artifacts the stages were (jointrag.runs). A subflow's run is a child of its flow's in MLflow as well."""
     send_to_prefect()
     run_id, run_name = str(flow_run.id), str(flow_run.name)
     workspace = config.workspace.resolve()
@@ -246,7 +249,12 @@ def open_run(
     pipeline = None
     if mlflow_uri:
         pipeline = tracking.open_pipeline(
-            mlflow_uri, config.tracking.experiment, name=f"{name} {run_name}", flow_run_id=run_id, settings=resolved
+            mlflow_uri,
+            config.tracking.experiment,
+            name=f"{name} {run_name}",
+            flow_run_id=run_id,
+            settings=resolved,
+            parent_flow_run_id=flow_run.parent_flow_run_id,
         )
         pipeline.run.log_artifact(folder / CONFIG)
     try:

@@ -23,7 +23,7 @@ from jointrag.config.supervised import AgentDataConfig, ControlConfig, WarmStart
 class ReportConfig(Section):
     """Stage 9: report.md and a self-contained report.html."""
 
-    num_examples: Annotated[int, Field(ge=0)] = 6
+    num_examples: Annotated[int, Field(ge=0)] = 20
     """Questions shown with the full chain: half of them won by MAPPO, half lost."""
 
 
@@ -33,6 +33,9 @@ class TrackingConfig(Section):
     mlflow_uri: str | None = None
     """None: MLFLOW_TRACKING_URI if set, else no tracking."""
     experiment: str = "jointrag"
+    num_traces: Annotated[int, Field(ge=0)] = 10
+    """Held-out questions, picked at random, whose way through the chain MLflow's trace view shows, for every trained
+    system."""
 
 
 class RuntimeConfig(Section):

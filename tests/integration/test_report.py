@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from browser import CHROMIUM, browser
 
-from evaluation import report
+from evaluation import report, result_tables
 from evaluation.measures import compare, measure, measure_types
 from evaluation.scores import Scores, SystemScores
 from jointrag.config import PipelineConfig, ReportConfig, TrackingConfig
 from jointrag.jsonl import write_jsonl
 from jointrag.types import Episode, Passage, Question, Turn
+from tests.made_up_scores import KINDS, enriched
 
 HOSTILE = "<img src=x onerror=\"document.title='hit'\"> <b>Bold</b> | `code` ![p](http://example.org/p.png)"
 STAGES = [
@@ -62,8 +63,11 @@ def answered(share_right: float, seed: int, num_questions: int) -> list[Episode]
     return episodes
 
 
-def make(tmp_path: Path, shares: dict[str, float], num_questions: int = 300, num_warnings: int = 1) -> Path:
-    """Lay out an evaluation and a training history, write the report of them, return its folder."""
+def make(
+    tmp_path: Path, shares: dict[str, float], num_questions: int = 300, num_warnings: int = 1, full: bool = False
+) -> Path:
+    """Lay out an evaluation and a training history, write the report of them, return its folder. `full`: with
+    attribution, calibration, costs and whatever else scores may have."""
     episodes = {name: answered(share, i, num_questions) for i, (name, share) in enumerate(shares.items())}
     names = list(episodes)
     scores = Scores(
@@ -77,6 +81,8 @@ def make(tmp_path: Path, shares: dict[str, float], num_questions: int = 300, num
             for comparison in compare(system, baseline, episodes, num_resamples=500, seed=0)
         ),
     )
+    if full:
+        scores = enriched(scores)
     for name, lines in episodes.items():
         write_jsonl(tmp_path / f"evaluation/predictions/{name}.jsonl", lines)
     (tmp_path / "evaluation/scores.json").write_text(scores.model_dump_json())
@@ -135,7 +141,7 @@ def test_all_parts_agree_on_the_numbers(tmp_path: Path) -> None:
     out = make(tmp_path, {"warm_start": 0.3, "control": 0.9, "mappo": 0.7})
     scores = json.loads((tmp_path / "evaluation/scores.json").read_text())
     markdown, html = (out / "report.md").read_text(), (out / "report.html").read_text()
-    console = report.results_table(scores)
+    console = result_tables.console(Scores.model_validate(scores))
     for system in scores["systems"].values():
         number = f"{100 * system['overall']['f1']:.1f}"
         assert number in markdown
@@ -200,7 +206,7 @@ def test_markdown_renders_to_tables_and_a_picture(tmp_path: Path) -> None:
     markdown_it = pytest.importorskip("markdown_it")
     text = (make(tmp_path, {"warm_start": 0.3, "control": 0.5, "mappo": 0.7}) / "report.md").read_text()
     page = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-    assert page.count("<table>") == 6
+    assert page.count("<table>") == 9
     assert page.count("<img") == 1
     assert '<img src="data:image/png;base64,' in page
 
@@ -243,7 +249,8 @@ LUMINANCE = """
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_in_a_browser(tmp_path: Path) -> None:
-    page_file = make(tmp_path, {"warm_start": 0.3, "control": 0.5, "mappo": 0.7}) / "report.html"
+    shares = dict(zip(KINDS, (0.1, 0.2, 0.3, 0.5, 0.4, 0.35, 0.7), strict=True))
+    page_file = make(tmp_path, shares, full=True) / "report.html"
     with browser() as page:
         for width in (390, 1200):
             for dark in (False, True):
@@ -257,7 +264,7 @@ def test_in_a_browser(tmp_path: Path) -> None:
         assert page.evaluate("document.querySelectorAll('main b, main img, script').length") == 0
         assert page.evaluate("[...document.querySelectorAll('table')].every(t => t.caption.textContent)")
         assert page.evaluate("[...document.querySelectorAll('figure [role=img]')].every(f => f.ariaLabel.length > 20)")
-        assert page.evaluate("document.querySelectorAll('figure svg').length") == 5
+        assert page.evaluate("document.querySelectorAll('figure svg').length") == 7
         curve = "getComputedStyle(document.querySelector('.curves svg path[style*=series-1]')).stroke"
         assert page.evaluate(curve) == "rgb(116, 169, 255)"  # the dark palette reaches the drawings
         assert {request.split(":")[0] for request in page.requests} <= {"file", "data"}

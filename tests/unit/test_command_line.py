@@ -11,7 +11,7 @@ from flows.command_line import main
 from jointrag import presets
 
 ROOT = Path(__file__).parents[2]
-FLOWS = ["full_pipeline", "train_retrieval", "build_index", "train_agents", "evaluate_rag"]
+FLOWS = ["full_pipeline", "train_retrieval", "build_index", "train_agents", "evaluate_rag", "ablation"]
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -65,3 +65,13 @@ def test_evaluate_needs_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
             main("flows.evaluate_rag:evaluate_rag", "", ["--preset", "smoke", *arguments])
         assert caught.value.code == 2
     assert "not of the form NAME=WHERE" in capsys.readouterr().err
+
+
+def test_ablation_needs_a_table_it_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    flow = "flows.ablation:ablation"
+    with pytest.raises(SystemExit) as caught:
+        main(flow, "", ["--preset", "smoke"])
+    assert caught.value.code == 2
+    assert "the following arguments are required: --table" in capsys.readouterr().err
+    assert main(flow, "", ["--preset", "smoke", "--table", "agent"]) == 2
+    assert "error: no ablation 'agent': name one of advantages, agents, kl" in capsys.readouterr().err

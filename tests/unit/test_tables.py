@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from evaluation.scores import Comparison
-from evaluation.tables import Table, duration, markdown, plain, points, signed, verdict
+from evaluation.sentences import verdict
+from evaluation.tables import Table, duration, markdown, plain, points, signed
 
 
 @pytest.mark.parametrize(
