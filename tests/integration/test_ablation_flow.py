@@ -112,6 +112,7 @@ def _is_recorded(done: Any, folder: Path) -> None:
 
     mlflow = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
     experiment = mlflow.get_experiment_by_name("jointrag")
+    assert experiment is not None
     (parent,) = mlflow.search_runs([experiment.experiment_id], f"tags.`prefect.flow_run_id` = '{flow_run_id}'")
     assert parent.data.metrics["ablation/five-steps/delta_f1"] == pytest.approx(-0.25)
     children = mlflow.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
