@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
-import threading
 from typing import Any
 
 from jointrag import systems
@@ -87,7 +85,7 @@ def _serve(given: argparse.Namespace) -> None:
         from answer_server.service import Description, Service
         from jointrag.asking import ask
         from jointrag.config import ServerConfig
-        from retrieval_server.listening import Listener
+        from retrieval_server.listening import Listener, on_stop_signals
 
         examples = systems.example_questions(listening)
         for system in asked:  # what cannot work is found now, and the first question finds all loaded
@@ -105,17 +103,7 @@ def _serve(given: argparse.Namespace) -> None:
             listener = Listener(create_app(service), bound, config)
         except OSError as error:  # somebody else began to listen meanwhile
             raise cannot_listen(host, port, error, _SERVER) from None
-        stopping = threading.Event()
-
-        def stop(*_: object) -> None:
-            if stopping.is_set():
-                os._exit(1)  # asked twice: at once
-            stopping.set()
-            service.stop()
-            listener.stop()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
+        on_stop_signals(service.stop, listener.stop)
         where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         names = ", ".join(system.name for system in asked)
         print(f"{listening.name} ({names}) answers on {where}; Ctrl-C stops it", flush=True)

@@ -19,8 +19,8 @@ import numpy as np
 
 from evaluation.scores import Cost
 from jointrag.generation import Completion, LanguageModel, Sampling
-from jointrag.retrieval import Retriever
-from jointrag.types import Episode, Hit, Prompt
+from jointrag.retrieval import Retriever, TimedRetriever
+from jointrag.types import Episode, Prompt
 
 RETRIEVER = "retriever"
 
@@ -61,20 +61,6 @@ class MeteredLM:
         return completions
 
 
-class MeteredRetriever:
-    """A retriever that adds up its seconds."""
-
-    def __init__(self, retriever: Retriever) -> None:
-        self._retriever = retriever
-        self.seconds = 0.0
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        started = time.monotonic()
-        hits = self._retriever.search(queries, k)
-        self.seconds += time.monotonic() - started
-        return hits
-
-
 @dataclass
 class Meter:
     """For one batch of questions."""
@@ -82,10 +68,10 @@ class Meter:
     model: LanguageModel
     source: Retriever
     llm: MeteredLM = field(init=False)
-    retriever: MeteredRetriever = field(init=False)
+    retriever: TimedRetriever = field(init=False)
 
     def __post_init__(self) -> None:
-        self.llm, self.retriever = MeteredLM(self.model), MeteredRetriever(self.source)
+        self.llm, self.retriever = MeteredLM(self.model), TimedRetriever(self.source)
 
     def usages(self, episodes: Sequence[Episode]) -> list[Usage]:
         """Of the batch, in the order of its questions."""

@@ -7,6 +7,7 @@ candidates(hits, num_candidates=10)               # list[Hit], shared out over t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -28,6 +29,7 @@ __all__ = [
     "RerankingRetriever",
     "Retriever",
     "RetrieverUnavailable",
+    "TimedRetriever",
     "candidates",
     "share_out",
 ]
@@ -65,6 +67,20 @@ class InProcessRetriever:
             vectors = self._encoder.encode(unique, kind="query", batch_size=self._batch_size)
         found = dict(zip(unique, self.index.search(vectors, k, unique), strict=True))
         return [list(found[query]) for query in queries]
+
+
+class TimedRetriever:
+    """A retriever that adds up the seconds spent in it."""
+
+    def __init__(self, inner: Retriever) -> None:
+        self._inner = inner
+        self.seconds = 0.0
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        started = time.monotonic()
+        hits = self._inner.search(queries, k)
+        self.seconds += time.monotonic() - started
+        return hits
 
 
 class RerankingRetriever:

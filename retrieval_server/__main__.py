@@ -52,14 +52,13 @@ def serve(args: argparse.Namespace) -> None:
     config, token = config_of(args), _token(args)
     if args.torch_threads:
         os.environ["OMP_NUM_THREADS"] = str(args.torch_threads)  # Faiss, in whatever thread it is called
-    stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))  # nothing is under way yet
     bound = socket.socket(fileno=args.fd) if args.fd is not None else bind(args.host, args.port)
     host, port = bound.getsockname()[:2]
 
     from retrieval_server.app import create_app
-    from retrieval_server.listening import Listener
+    from retrieval_server.listening import Listener, on_stop_signals
     from retrieval_server.service import Service
 
     service = Service(
@@ -86,15 +85,7 @@ def serve(args: argparse.Namespace) -> None:
     except OSError as error:  # somebody else began to listen meanwhile
         raise cannot_listen(host, port, error) from None
 
-    def stop(*_: object) -> None:
-        if stopping.is_set():
-            os._exit(1)  # asked twice: at once
-        stopping.set()
-        service.stop()
-        listener.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    on_stop_signals(service.stop, listener.stop)
     _reload_on_hangup(service, args.shared_state)
     if args.shared_state:
         shared_state.mark_ready(args.shared_state)

@@ -31,7 +31,7 @@ from jointrag.config import AgentsConfig, LanguageModelSection, MappoConfig
 from jointrag.generation import GREEDY, LocalLM
 from jointrag.jsonl import read_jsonl, write_jsonl
 from jointrag.pipeline import answer, answering
-from jointrag.retrieval import HttpRetriever, Retriever
+from jointrag.retrieval import HttpRetriever, Retriever, TimedRetriever
 from jointrag.tracking import NoTracker, Tracker
 from jointrag.types import Question
 from trainers.mappo.checkpoints import Checkpoints, Progress
@@ -42,7 +42,7 @@ from trainers.mappo.rewards import answer_rewards, check_rewards, example_episod
 from trainers.mappo.rollouts import Rollout, experience, questions_of_step, score, summary
 from trainers.mappo.samples import sample_rows
 from trainers.mappo.sharding import full_weights, whole_model
-from trainers.mappo.stopwatch import Stopwatch, TimedRetriever
+from trainers.mappo.stopwatch import Stopwatch
 from trainers.mappo.update import Outcome, update
 from trainers.mappo.watchdog import Verdict, Watchdog
 from trainers.parallel import Team

@@ -5,30 +5,14 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Sequence
 
 import torch
 
 from jointrag.generation import LocalLM, TokenCount
 from jointrag.likelihood import num_tokens
-from jointrag.retrieval import Retriever
-from jointrag.types import Hit
+from jointrag.retrieval import TimedRetriever
 from trainers.mappo.rollouts import Rollout
 from trainers.mappo.update import Outcome
-
-
-class TimedRetriever:
-    """A retriever that adds up the seconds spent in it."""
-
-    def __init__(self, inner: Retriever) -> None:
-        self._inner = inner
-        self.seconds = 0.0
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        started = time.monotonic()
-        hits = self._inner.search(queries, k)
-        self.seconds += time.monotonic() - started
-        return hits
 
 
 class Stopwatch:
