@@ -3,10 +3,12 @@
 PYTHON ?= python3
 PREFECT_PORT ?= 4200
 MLFLOW_PORT ?= 5000
+TEST_PROCESSES ?= 2
 # e.g. https://download.pytorch.org/whl/cpu where the default torch would bring gigabytes of CUDA that you cannot use
 TORCH_INDEX ?=
 
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 SERVICES := $(BIN)/python -m flows.local_services
 
 .DEFAULT_GOAL := help
@@ -39,15 +41,15 @@ demo: deploy ## train a whole small RAG team, watch it, see whether joint traini
 smoke: setup ## every stage at its smallest, without servers
 	@$(BIN)/python -m flows.full_pipeline --preset smoke
 
-test: setup ## the tests
-	@$(BIN)/python -m pytest
+test: setup ## the tests, in as many processes as TEST_PROCESSES says
+	@$(PYTEST)
 
 check: setup ## lint, format, types, layers, tests
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 gpu-check: ## tests and benchmarks that need a GPU, in eight minutes (without .venv: PYTHON, with torch, sentence-transformers, peft)
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu.check

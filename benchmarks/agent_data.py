@@ -100,9 +100,9 @@ def peak_mib(folder: Path, out: Path) -> float:
 
 
 def main() -> None:
-    parser = command.parser("agent_data", __doc__, "2,000 questions instead of 20,000", 3)
+    parser = command.parser("agent_data", __doc__, "2,000 questions instead of 10,000", 3)
     given = command.parse(parser, threads=2)
-    many = 2_000 if given.quick else 20_000
+    many = 2_000 if given.quick else 10_000
     data = load(given.samples)
     cases: list[Case] = []
     with TemporaryDirectory() as scratch:

@@ -165,7 +165,7 @@ def test_a_served_model_beside_a_checkpoint(
     assert [episode.turns[0] for episode in here] == [episode.turns[0] for episode in there]  # the rewriter's
     assert all(episode.selected == () for episode in there)
 
-    with pytest.raises(ValueError, match=r"'served' names a trained system and one of evaluation.served"):
+    with pytest.raises(ValueError, match=r"'served' names two systems"):
         evaluate(
             EvaluationConfig(served={"served": server}),
             AgentsConfig(),

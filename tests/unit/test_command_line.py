@@ -34,7 +34,7 @@ def test_help_lists_presets_without_loading_anything_heavy(flow: str) -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--preset", "dmeo"], "error: unknown preset 'dmeo'; did you mean demo?; known presets: demo, index"),
+        (["--preset", "dmeo"], "error: unknown preset 'dmeo'; did you mean demo?; known presets: demo, hotpotqa"),
         (["--set", "mappo.num_stepz=3"], "error: unknown setting mappo.num_stepz; did you mean mappo.num_steps?"),
         (["--set", "mappo.num_steps=x"], "error: mappo.num_steps: expected a valid integer"),
         (["--set", "dataset.name=nq", "--set", "dataset.corpus=no.tsv"], "error: dataset.corpus=no.tsv: no such file"),
