@@ -147,3 +147,9 @@ def test_broken_preset_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_settings_lists_every_kind() -> None:
     paths = {path for path, _ in presets.settings()}
     assert {"seed", "mappo.num_steps", "dataset.path", "dataset.num_people", "language_model.lora.r"} <= paths
+
+
+def test_a_flashrag_set_by_one_name() -> None:
+    dataset = resolve("single-gpu", ["dataset.name=flashrag:bamboogle"]).dataset
+    assert (dataset.name, getattr(dataset, "subset", None)) == ("flashrag", "bamboogle")
+    assert dataset == resolve("single-gpu", ["dataset.name=flashrag", "dataset.subset=bamboogle"]).dataset
