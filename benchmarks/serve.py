@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -82,8 +82,10 @@ def main() -> int:
     parser.add_argument("--workspace", type=Path, help="keeps corpus and indexes for the next time (default: nothing)")
     parser.add_argument("--threads", type=int, default=2, help="of the models, on every side (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="of ours, which share the threads (%(default)s)")
+    parser.add_argument("--rounds", type=int, help="default: 5; 1 with --quick")
     given = parser.parse_args()
     effort = Effort.of(given.quick)
+    effort = replace(effort, rounds=given.rounds or effort.rounds)
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     data = load_questions(given.samples)
     with ExitStack() as stack:
