@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jointrag.artifacts import Artifact, outside, stage_key
 from jointrag.config import (
+    AgentsConfig,
     LateInteractionConfig,
     PretrainedEncoder,
     PretrainedLM,
@@ -145,9 +146,16 @@ def agent_data(run: Run, prepared: Artifact, server: RetrievalServer) -> Artifac
 def warm_start(run: Run, agent_data: Artifact) -> Artifact:
     """Stage 6: all agents, supervised."""
     model = run.config.language_model
-    sections = {"config": run.config.warm_start, "model": model, "agents": run.config.agents}
+    sections = {"config": run.config.warm_start, "model": model, "agents": _response_lengths(run.config.agents)}
     sources = _own_model(model.name) if isinstance(model, PretrainedLM) else {}
     return run.build(WARM_START, sections, {"agent_data": agent_data}, sources=sources)
+
+
+def _response_lengths(agents: AgentsConfig) -> AgentsConfig:
+    """All that supervised training has to know of the agents: other settings, as penalties, do not train it again."""
+    settings = {name: agents.of(name).model_dump() for name in agents.chain}
+    needed = {name: {k: v for k, v in given.items() if k == "max_new_tokens"} for name, given in settings.items()}
+    return AgentsConfig.model_validate({"chain": agents.chain, **needed})
 
 
 def mappo(run: Run, agent_data: Artifact, warm_start: Artifact, server: RetrievalServer) -> Artifact:
@@ -159,7 +167,11 @@ def mappo(run: Run, agent_data: Artifact, warm_start: Artifact, server: Retrieva
 
 def control(run: Run, agent_data: Artifact, warm_start: Artifact, mappo: Artifact) -> Artifact:
     """Beside stage 7: further supervised training for as long as MAPPO took."""
-    sections = {"config": run.config.control, "model": run.config.language_model, "agents": run.config.agents}
+    sections = {
+        "config": run.config.control,
+        "model": run.config.language_model,
+        "agents": _response_lengths(run.config.agents),
+    }
     return run.build(CONTROL, sections, {"agent_data": agent_data, "warm_start": warm_start, "mappo": mappo})
 
 
