@@ -25,6 +25,7 @@ from jointrag import artifacts
 from jointrag.config import PipelineConfig
 from jointrag.preflight import preflight
 from jointrag.presets import ConfigError, merged, parse_overrides, resolve
+from jointrag.runs import CHECKPOINTS
 from tasks import stages
 from tasks.publish import show_matrix, show_scores
 from tasks.run import Run
@@ -36,7 +37,6 @@ CHAIN = (
 RETRIEVAL = (
     "seed", "dataset", "preferences", "retriever", "index", "negatives", "reranker", "reranking", "server",
 )  # fmt: skip
-AGENT_STAGES = ("warm_start", "mappo", "control")
 
 
 @flow(name="evaluate-rag")
@@ -125,9 +125,9 @@ def _checkpoint(name: str, path: Path) -> artifacts.Artifact:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ConfigError(f"checkpoint name {name!r}: use letters, digits, '_', '-' and '.', and begin with a letter")
     artifact = artifacts.read(path.resolve())
-    if artifact.stage not in AGENT_STAGES:
+    if artifact.stage not in CHECKPOINTS:
         raise ConfigError(
-            f"checkpoint {name}={path} is the output of {artifact.stage}, not of {', '.join(AGENT_STAGES)}"
+            f"checkpoint {name}={path} is the output of {artifact.stage}, not of {', '.join(CHECKPOINTS)}"
         )
     if damage := artifacts.damage(artifact.path):
         raise ConfigError(f"checkpoint {name}: {damage}")

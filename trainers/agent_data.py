@@ -62,7 +62,7 @@ def build_with(
     rng = np.random.default_rng(seed)
     chain = build_chain(agents)
     split = {name: prepared / "questions" / f"{name}.jsonl" for name in ("source", "train", "dev")}
-    corpus = PassagesById(prepared / "corpus.jsonl") if _reads_gold(config) else None
+    corpus = PassagesById(prepared / "corpus.jsonl")
     labels = _labels(config, corpus, seed, out)
     source = _Sample(split["source"], config.num_warm_start_questions, rng)
     readers = [agent for agent in chain.agents if agent.gives_answer or isinstance(agent, Selector)]
@@ -100,11 +100,7 @@ def build_with(
     return {f"agent_data/{name}": float(count) for name, count in counts.items()} | card.metrics()
 
 
-def _reads_gold(config: AgentDataConfig) -> bool:
-    return config.num_reading_examples > 0 or config.answer_contexts.gold > 0
-
-
-def _labels(config: AgentDataConfig, corpus: PassagesById | None, seed: int, out: Path) -> Labels:
+def _labels(config: AgentDataConfig, corpus: PassagesById, seed: int, out: Path) -> Labels:
     teacher = None
     if config.teacher is not None:
         from jointrag.served import ServedLM
