@@ -16,6 +16,7 @@ from jointrag.retrieval import Retriever
 from jointrag.types import Hit, Passage, Prompt
 from retrieval_server.address import bind
 from retrieval_server.listening import Listener
+from tests.serving import running
 
 PASSAGES = (
     Passage("films/1", "Solaris", "Solaris is a film of 1972, directed by Andrei Tarkovsky."),
@@ -90,12 +91,5 @@ def serving(*systems: System, max_waiting: int = 4, config: ServerConfig | None 
     service = Service(systems, config, Description("demo-run", [QUESTION, "Who directed Stalker?"]), max_waiting)
     bound = bind("127.0.0.1", 0)
     listener = Listener(create_app(service), bound, config)
-    thread = threading.Thread(target=listener.run)
-    thread.start()
-    try:
+    with running(listener, config, service.stop):
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-    finally:
-        service.stop()
-        listener.stop()
-        thread.join(config.stop_timeout_s + 10)
-        assert not thread.is_alive()

@@ -57,17 +57,26 @@ def listening(service: Service, port: int = 0, token: str | None = None) -> Iter
     """The server's address; it is stopped with the block, and what was asked is answered."""
     bound = bind("127.0.0.1", port)
     listener = Listener(create_app(service, token), bound, service.config)
+    try:
+        with running(listener, service.config, service.stop):
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+    finally:
+        if not listener.dropped:
+            service.close()
+
+
+@contextmanager
+def running(listener: Listener, config: ServerConfig, stop: Callable[[], object]) -> Iterator[None]:
+    """It listens in a thread; at the end `stop` is called, then the listener is stopped."""
     thread = threading.Thread(target=listener.run)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        yield
     finally:
-        service.stop()
+        stop()
         listener.stop()
-        thread.join(service.config.stop_timeout_s + 10)
+        thread.join(config.stop_timeout_s + 10)
         assert not thread.is_alive()
-        if not listener.dropped:
-            service.close()
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 30, every_s: float = 0.01) -> None:

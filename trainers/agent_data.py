@@ -129,19 +129,18 @@ def _found_directly(labelled: Sequence[Labelled], retriever: Retriever, chain: C
 
 
 def reading_examples(
-    episodes: Sequence[Episode], corpus: Passages | None, chain: Chain, count: int, rng: np.random.Generator
+    episodes: Sequence[Episode], corpus: Passages, chain: Chain, count: int, rng: np.random.Generator
 ) -> Iterator[Example]:
     """For models that cannot read yet: the gold passages among 0 or more retrieved others, in any order. Who answers in
     the chain answers; the selector, where there is one, finds the gold passages. They take turns."""
     readers = [agent for agent in chain.agents if agent.gives_answer or isinstance(agent, Selector)]
-    if count and (not episodes or corpus is None):
+    if count and not episodes:
         raise ValueError(
             "agent_data.num_reading_examples needs source questions with gold_passages; without any, set "
             "agent_data.num_reading_examples=0 and warm_start.reading_epochs=0"
         )
     for i in range(count):
         agent, episode = readers[i % len(readers)], episodes[(i // len(readers)) % len(episodes)]
-        assert corpus is not None
         gold = [corpus[g] for g in episode.question.gold_passages]
         others = [p for p in episode.candidates if p.id not in episode.question.gold_passages]
         num_others = rng.integers(min(len(others), max(0, chain.num_candidates - len(gold))) + 1)
