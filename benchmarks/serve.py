@@ -211,9 +211,10 @@ def measure_large(runs: Runs, url: str, index: Path, some: Any, count: int, torc
     client, direct = HttpRetriever(url, cache_size=0), InProcessRetriever.open(index, "cpu")
     for search in (client.search, direct.search):
         search(some(256), K)
-    for _ in range(count):
+    sides = [(runs.large_s, client.search), (runs.direct_s, direct.search)]
+    for number in range(count):
         queries = some(256)
-        for seconds, search in ((runs.large_s, client.search), (runs.direct_s, direct.search)):
+        for seconds, search in sides if number % 2 else sides[::-1]:
             started = time.perf_counter()
             search(queries, K)
             seconds.append(time.perf_counter() - started)
