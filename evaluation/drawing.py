@@ -30,6 +30,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": GRID,
     "grid.linewidth": 0.6,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar in the data is a dollar
 }
 
 

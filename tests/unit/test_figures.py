@@ -48,3 +48,8 @@ def test_svg_takes_its_colours_from_the_page_and_stays_small() -> None:
     assert "http" not in svg
     assert "<style" not in svg
     assert "<b>" not in svg
+
+
+def test_dollars_in_names_are_no_formula() -> None:
+    svg = curve_svg(Panel("cost", dict.fromkeys(("$5 or $6", r"$\frac{$"), ((1.0, 2.0), (3.0, 4.0)))))
+    assert ">$5 or $6<" in svg and r">$\frac{$<" in svg
