@@ -154,7 +154,10 @@ def test_what_is_missing_from_the_workspace_is_named(workspace: Path, capsys: py
     (model / "tokenizer.json").rename(workspace / "tokenizer.json")
     (model / "tokenizer_config.json").unlink()
     assert ask(QUESTION, "--workspace", workspace) == 2
-    assert "checkpoint mappo: " in (err := capsys.readouterr().err) and "cannot be loaded" in err
+    assert f"checkpoint mappo: {model} has no tokenizer (tokenizer* is missing); save" in capsys.readouterr().err
+    (model / "tokenizer.json").write_text("{")
+    assert ask(QUESTION, "--workspace", workspace) == 2
+    assert f"checkpoint mappo: {model} cannot be loaded" in capsys.readouterr().err
     shutil.rmtree(model)
     assert ask(QUESTION, "--workspace", workspace) == 2
     assert "model is missing; run the same flow with --force mappo, which makes it again" in capsys.readouterr().err
