@@ -222,6 +222,27 @@ def test_a_system_on_its_own_and_too_few_examples(tmp_path: Path) -> None:
     assert "on 1 held-out question." in html
 
 
+def test_checkpoints_of_any_name_are_compared_without_curves(tmp_path: Path) -> None:
+    make(tmp_path, {"before": 0.3, "after": 0.8})
+    (tmp_path / "plain").mkdir()
+    found = report.write(
+        ReportConfig(num_examples=4), evaluation=tmp_path / "evaluation", settings={}, stages=[], out=tmp_path / "plain"
+    )
+    assert found["report/num_won"] > found["report/num_lost"] > 0
+    markdown, html = ((tmp_path / "plain" / name).read_text() for name in ("report.md", "report.html"))
+    assert re.search(
+        r"after reached F1 \S+, before \S+ \(\+.*95 % interval \+.*\) on 300 held-out questions\.", markdown
+    )
+    assert '<h1 class="raised">' in html
+    for text in (markdown, html):
+        assert "Differences to after on the same questions" in text
+        assert text.count("after − before") >= 2  # over all questions and per type
+        assert "Learning curves" not in text
+        assert "Questions won and lost" in text
+        assert "MAPPO" not in text and "warm start" not in text
+    assert "- **before**: " in markdown and "<h4>after answers</h4>" in html
+
+
 def test_broken_history_is_named(tmp_path: Path) -> None:
     make(tmp_path, {"warm_start": 0.3, "mappo": 0.7})
     (tmp_path / "mappo/history.jsonl").write_text('{"step": 1, "mappo/kl": NaN}\n{"step": 2,\n')
