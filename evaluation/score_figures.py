@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from evaluation.drawing import GRID, INK, SERIES, svg
 from evaluation.result_tables import attributed, main_difference, subjects_differences
 from evaluation.scores import Attribution, Calibration, Comparison, Scores
-from evaluation.sentences import label, pair
+from evaluation.sentences import label, pair, verdict
 from evaluation.tables import interval, points, signed
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def calibration(scores: Scores) -> Figure | None:
 
 def _draw_intervals(axes: Axes, comparisons: Sequence[tuple[str, Comparison]]) -> None:
     for row, (_, c) in enumerate(comparisons):
-        color = SERIES[2] if c.low > 0 else SERIES[1] if c.high < 0 else INK
+        color = {"raised": SERIES[2], "lowered": SERIES[1]}.get(verdict(c), INK)
         axes.plot([100 * c.low, 100 * c.high], [row, row], color=color, linewidth=2, solid_capstyle="butt")
         axes.plot([100 * c.delta], [row], color=color, marker="o", markersize=5)
     axes.axvline(0, color=INK, linewidth=0.8)

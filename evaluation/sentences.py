@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evaluation.scores import Attribution, AttributionStep, Comparison, Scores
-from evaluation.tables import interval, points, signed
+from evaluation.tables import interval, p_value, points, signed
 
 LABELS = {
     "warm_start": "warm start",
@@ -12,6 +12,7 @@ LABELS = {
     "no_retrieval": "no retrieval",
     "plain_rag": "plain RAG",
 }
+SIGNIFICANT_P = 0.05
 SHARE_FOR_MOSTLY = 0.5  # of the gain, that one agent has to account for to be named
 SHARE_FOR_ALL = 0.9  # of the questions, that attribution has to cover to speak of all
 
@@ -35,9 +36,12 @@ def pair(scores: Scores, comparison: Comparison) -> str:
 
 
 def verdict(comparison: Comparison | None) -> str:
-    """Raised or lowered only if the whole interval is on that side of zero, else same; "" without a comparison."""
+    """Raised or lowered only if the whole interval is on that side of zero and p is small, else same; "" without a
+    comparison. With a handful of questions the interval alone says too much: of one it has no width."""
     if comparison is None:
         return ""
+    if comparison.p_value is not None and comparison.p_value > SIGNIFICANT_P:
+        return "same"
     return "raised" if comparison.low > 0 else "lowered" if comparison.high < 0 else "same"
 
 
@@ -49,7 +53,8 @@ def headline(scores: Scores) -> str:
         found = ", ".join(f"{points(s.overall.f1)} ({label(scores, name)})" for name, s in scores.systems.items())
         return f"F1 on {count}: {found}."
     before, after = (points(scores.systems[name].overall.f1) for name in (main.baseline, main.system))
-    change = f"({signed(main.delta)}, 95 % interval {interval(main.low, main.high)})"
+    unlikely = "" if verdict(main) != "same" or main.low <= 0 <= main.high else f", but p = {p_value(main.p_value)}"
+    change = f"({signed(main.delta)}, 95 % interval {interval(main.low, main.high)}{unlikely})"
     agent = mostly_through(scores)
     end = f"{change}, mostly through the {agent}, on {count}." if agent else f"{change} on {count}."
     if (main.system, main.baseline) == ("mappo", "warm_start"):

@@ -219,7 +219,8 @@ def test_a_system_on_its_own_and_too_few_examples(tmp_path: Path) -> None:
     (tmp_path / "perfect").mkdir()
     html = (make(tmp_path / "perfect", {"warm_start": 0.0, "mappo": 1.0}, num_questions=1) / "report.html").read_text()
     assert "Shown: 1 of the first and 0 of the second" in html
-    assert "on 1 held-out question." in html
+    assert "no measurable difference" in html  # of one question nothing follows
+    assert "100.0, but p = 1.000) on 1 held-out question." in html
 
 
 def test_checkpoints_of_any_name_are_compared_without_curves(tmp_path: Path) -> None:

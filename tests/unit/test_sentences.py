@@ -8,7 +8,7 @@ import pytest
 
 from evaluation import agent_tables, result_tables, run_tables
 from evaluation.scores import Comparison, Measures, Scores, SystemScores
-from evaluation.sentences import headline, label, mostly_through
+from evaluation.sentences import headline, label, mostly_through, verdict
 from tests.made_up_scores import attribution
 
 CHAIN = ("rewriter", "selector", "generator")
@@ -87,6 +87,15 @@ def test_the_comparison_that_a_report_is_about(kinds: dict[str, Any], main: tupl
         assert headline(found).startswith(
             f"{label(found, main[0])} reached F1 50.0, {label(found, main[1])} 50.0 (+10.0,"
         )
+
+
+@pytest.mark.parametrize("p_value, said", [(None, "raised"), (0.05, "raised"), (0.0625, "same"), (1.0, "same")])
+def test_an_interval_alone_is_not_enough_where_p_is_known(p_value: float | None, said: str) -> None:
+    found = scores(0.447, 0.483, (0.20, 0.12))
+    main = found.comparisons[0].model_copy(update={"p_value": p_value})
+    assert verdict(main) == said
+    sentence = headline(found.model_copy(update={"comparisons": (main,)}))
+    assert ("no measurable difference" in sentence and f", but p = {p_value:.3f})" in sentence) == (said == "same")
 
 
 def test_names_of_systems() -> None:
