@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from retrieval_server.listening import FOR_MONITORS, is_overflow
 from retrieval_server.replies import add_errors, json_reply, plain_error, read_body
 
 if TYPE_CHECKING:
-    from flask import Flask, Response
+    from flask import Flask, Request, Response
 
 logger = logging.getLogger(__name__)
 _PAGE = Path(__file__).parent / "page"
@@ -43,7 +43,8 @@ _HEADERS = {
 }
 
 
-def create_app(service: Service) -> Flask:
+def create_app(service: Service, origins: Collection[str] = ()) -> Flask:
+    """`origins`: of web pages elsewhere whose scripts may ask, as https://chat.example.org; "*" is any."""
     from flask import Flask, request
 
     app = Flask("answer_server", static_folder=None)
@@ -56,6 +57,8 @@ def create_app(service: Service) -> Flask:
     @app.after_request
     def secure(response: Response) -> Response:
         response.headers.update(_HEADERS)
+        if origins:
+            response.headers.update(_cross_origin(request, origins))
         return response
 
     _add_page(app)
@@ -68,6 +71,20 @@ def create_app(service: Service) -> Flask:
 
     add_errors(app, error_as_json)
     return app
+
+
+def _cross_origin(request: Request, origins: Collection[str]) -> dict[str, str]:
+    """What a browser has to be told before a page of another origin may ask, or read the answer."""
+    origin = request.headers.get("Origin", "")
+    if not origin or not ({origin, "*"} & set(origins)):
+        return {"Vary": "Origin"}
+    return {
+        "Vary": "Origin",
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Allow-Methods": "GET, POST",
+        "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", ""),
+        "Access-Control-Expose-Headers": "Retry-After",
+    }
 
 
 def _add_page(app: Flask) -> None:

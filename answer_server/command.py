@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from typing import Any
 
@@ -36,6 +37,14 @@ def add_to(commands: Any) -> None:
     systems.add_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=8100, help="0 takes any free one (default: %(default)s)")
+    parser.add_argument(
+        "--allow-origin",
+        type=_origin,
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="of a web page whose scripts may ask: https://chat.example.org, '*' for any; repeatable (default: none)",
+    )
     parser.add_argument(
         "--max-waiting",
         type=systems.positive,
@@ -100,7 +109,7 @@ def _serve(given: argparse.Namespace) -> None:
         )
         service = Service(asked, config, Description(listening.name, examples), given.max_waiting)
         try:
-            listener = Listener(create_app(service), bound, config)
+            listener = Listener(create_app(service, given.allow_origin), bound, config)
         except OSError as error:  # somebody else began to listen meanwhile
             raise cannot_listen(host, port, error, _SERVER) from None
         on_stop_signals(service.stop, listener.stop)
@@ -111,6 +120,14 @@ def _serve(given: argparse.Namespace) -> None:
         print("stopped", flush=True)
         if listener.dropped:
             os._exit(0)  # a thread inside torch does not survive the end of the interpreter
+
+
+def _origin(text: str) -> str:
+    if text != "*" and not re.fullmatch(r"https?://[^/\s]+", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no origin: http://HOST:PORT or https://HOST, and nothing behind it"
+        )
+    return text
 
 
 def _port(text: str) -> int:

@@ -97,9 +97,8 @@ def _replaceable(chain: Chain, episodes: Sequence[Episode]) -> list[str]:
     """Of the chain, in order, what there is gold for."""
     has_sub_questions = any(episode.question.sub_questions for episode in episodes)
     rewriters = [agent.name for agent in chain.agents if isinstance(agent, Rewriter) and has_sub_questions]
-    retrieves = any(episode.candidates for episode in episodes)
     selectors = [agent.name for agent in chain.agents if isinstance(agent, Selector)]
-    return [*rewriters, *[RETRIEVER] * retrieves, *selectors]
+    return [*rewriters, RETRIEVER, *selectors]
 
 
 def replayed(

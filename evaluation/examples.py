@@ -1,4 +1,4 @@
-"""Questions that joint training won and lost, picked at random: what the numbers look like from near by."""
+"""Questions won and lost in the main comparison, picked at random: what the numbers look like from near by."""
 
 from __future__ import annotations
 
@@ -31,13 +31,20 @@ class Examples:
     num_won: int = 0
     num_lost: int = 0
     num_same: int = 0
+    names: tuple[str, str] = ("before", "after")
+    """Of the two systems."""
 
 
 def score(episode: Episode) -> float:
     return f1(episode.answer, episode.question.answers)
 
 
-def pick(before: Sequence[Episode], after: Sequence[Episode], num_examples: int) -> Examples:
+def pick(
+    before: Sequence[Episode],
+    after: Sequence[Episode],
+    num_examples: int,
+    names: tuple[str, str] = ("before", "after"),
+) -> Examples:
     """Half of `num_examples` from those with a higher F1 after than before, half from those with a lower one.
 
     At random, but the same ones for the same episodes. Where one half has too few, the other does not fill up.
@@ -54,6 +61,7 @@ def pick(before: Sequence[Episode], after: Sequence[Episode], num_examples: int)
         num_won=len(won),
         num_lost=len(lost),
         num_same=len(pairs) - len(won) - len(lost),
+        names=names,
     )
 
 

@@ -1,6 +1,6 @@
 """Stage 9: report.md and report.html, from what evaluation and MAPPO left behind.
 
-    write(ReportConfig(), evaluation=…, mappo=…, settings=config.model_dump(mode="json"), stages=[…], out=…)
+    write(ReportConfig(), evaluation=…, settings=config.model_dump(mode="json"), stages=[…], out=…, mappo=…)
 
 Both say the same with the same numbers, the most important first. report.html is one file: no outside address, no
 script; its figures are inline SVG that follow light and dark mode. report.md is evaluation/report_markdown.py's.
@@ -20,7 +20,7 @@ from typing import Any
 
 from evaluation import agent_tables, figures, result_tables, run_tables, score_figures, sentences
 from evaluation.examples import Example, Examples, pick, score, sentence
-from evaluation.history import kept_sentence, kept_step, read_history
+from evaluation.history import History, kept_sentence, kept_step, read_history
 from evaluation.page import render
 from evaluation.report_markdown import as_markdown
 from evaluation.scores import Scores
@@ -70,16 +70,18 @@ def write(
     config: ReportConfig,
     *,
     evaluation: Path,
-    mappo: Path,
     settings: dict[str, Any],
     stages: Sequence[dict[str, Any]],
     out: Path,
+    mappo: Path | None = None,
 ) -> dict[str, float]:
     """Write report.md and report.html into `out`.
 
-    `settings` is the resolved configuration; `stages` a list of {"stage", "seconds", "cached", …} in the order run.
-    Returns report/num_won, report/num_lost and report/num_same: the number of questions on which MAPPO's F1 is above,
-    below and at the warm start's. Raises ValueError naming the file if scores, predictions or history cannot be read.
+    `settings` is the resolved configuration; `stages` a list of {"stage", "seconds", "cached", …} in the order run;
+    `mappo` the joint training whose learning curves are shown. Returns report/num_won, report/num_lost and
+    report/num_same: the number of questions on which the F1 of `Scores.main`'s system (MAPPO, where it is there) is
+    above, below and at its baseline's. Raises ValueError naming the file if scores, predictions or history cannot be
+    read.
     """
     content = _content(config, evaluation, mappo, settings, stages)
     write_atomically(out / "report.md", as_markdown(content))
@@ -93,10 +95,14 @@ def write(
 
 
 def _content(
-    config: ReportConfig, evaluation: Path, mappo: Path, settings: dict[str, Any], stages: Sequence[dict[str, Any]]
+    config: ReportConfig,
+    evaluation: Path,
+    mappo: Path | None,
+    settings: dict[str, Any],
+    stages: Sequence[dict[str, Any]],
 ) -> Content:
     scores = Scores.read(evaluation / "scores.json")
-    history = read_history(mappo / "history.jsonl")
+    history = read_history(mappo / "history.jsonl") if mappo else History(())
     kept = kept_sentence(stages, history)
     panels, other_panels = figures.panels(history.steps, kept_step(stages) if kept else None)
     drawn = {
@@ -142,10 +148,12 @@ def _tables(scores: Scores, stages: Sequence[dict[str, Any]]) -> dict[str, Table
 
 
 def _examples(config: ReportConfig, scores: Scores, predictions: Path) -> Examples:
-    if not {"warm_start", "mappo"} <= set(scores.systems):
+    main = scores.main
+    if main is None:
         return Examples()
-    before, after = (list(read_jsonl(predictions / f"{name}.jsonl", Episode)) for name in ("warm_start", "mappo"))
-    return pick(before, after, config.num_examples)
+    before, after = (list(read_jsonl(predictions / f"{n}.jsonl", Episode)) for n in (main.baseline, main.system))
+    names = sentences.label(scores, main.baseline), sentences.label(scores, main.system)
+    return pick(before, after, config.num_examples, names)
 
 
 def _earlier(num_more: int) -> str:
@@ -178,18 +186,18 @@ def _html(content: Content) -> str:
         content=content,
         tables=content.tables,
         figures=content.figures,
-        verdict=sentences.verdict(content.scores.comparison("mappo", "warm_start")),
+        verdict=sentences.verdict(content.scores.main),
         control_sentence=sentences.control_sentence(content.scores),
         calibration_sentence=agent_tables.calibration_sentence(content.scores),
         curves=[(panel, figures.curve_svg(panel)) for panel in content.panels],
         others=[(panel, figures.curve_svg(panel)) for panel in content.other_panels],
         examples_sentence=sentence(content.examples),
         examples=[("won", content.examples.won), ("lost", content.examples.lost)],
-        chains=_chains,
+        chains=lambda example: _chains(content.examples, example),
     )
 
 
-def _chains(example: Example) -> list[dict[str, Any]]:
+def _chains(examples: Examples, example: Example) -> list[dict[str, Any]]:
     """The two columns of an example, for the template."""
     return [
         {
@@ -206,5 +214,5 @@ def _chains(example: Example) -> list[dict[str, Any]]:
                 for passage in episode.candidates
             ],
         }
-        for name, episode in (("warm start", example.before), ("MAPPO", example.after))
+        for name, episode in zip(examples.names, (example.before, example.after), strict=True)
     ]

@@ -57,12 +57,13 @@ def _examples(examples: Examples) -> list[str]:
             question = example.before.question
             parts.append(f"### {title}: {escaped(question.text)}")
             parts.append(f"Gold: {escaped(' | '.join(question.answers))}")
-            parts += [_chain(name, e) for name, e in (("warm start", example.before), ("MAPPO", example.after))]
+            before, after = examples.names
+            parts += [_chain(before, example.before), _chain(after, example.after)]
     return parts
 
 
 def _chain(name: str, episode: Episode) -> str:
-    lines = [f"- **{name}**: {escaped(episode.answer) or '(no answer)'} (F1 {points(score(episode))})"]
+    lines = [f"- **{escaped(name)}**: {escaped(episode.answer) or '(no answer)'} (F1 {points(score(episode))})"]
     lines += [f"  - asks: {escaped(sub_question)}" for sub_question in episode.sub_questions]
     read, gold = set(episode.chosen), set(episode.question.gold_passages)
     for passage in episode.candidates:

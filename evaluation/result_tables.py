@@ -63,22 +63,26 @@ def _simple_systems(scores: Scores) -> list[str]:
 
 
 def main_differences(scores: Scores) -> Table | None:
-    """Joint training against every other system, with p-values; None without both it and another one."""
-    rows = [
-        c
-        for c in scores.comparisons
-        if "mappo" in (c.system, c.baseline) and c.metric == "f1" and c.type is None and c.hops is None
-    ]
-    rows.sort(key=lambda c: (c.system, c.baseline) != ("mappo", "warm_start"))
-    return (
-        _differences(scores, rows, "Differences to joint training on the same questions, in points") if rows else None
-    )
+    """The subject against every other system, with p-values; None without another one."""
+    rows = subjects_differences(scores)
+    caption = f"Differences to {label(scores, scores.subject)} on the same questions, in points"
+    return _differences(scores, rows, caption) if rows else None
+
+
+def subjects_differences(scores: Scores) -> list[Comparison]:
+    """In F1 over all questions, of the report's subject and every other system; the main one first."""
+    rows = [c for c in _overall(scores) if scores.subject in (c.system, c.baseline)]
+    return sorted(rows, key=lambda c: c != scores.main)
+
+
+def _overall(scores: Scores) -> list[Comparison]:
+    return [c for c in scores.comparisons if c.metric == "f1" and c.type is None and c.hops is None]
 
 
 def all_differences(scores: Scores) -> Table | None:
     """Every pair of systems; None where the main table has them all."""
-    rows = [c for c in scores.comparisons if c.metric == "f1" and c.type is None and c.hops is None]
-    if all("mappo" in (c.system, c.baseline) for c in rows):
+    rows = _overall(scores)
+    if len(rows) == len(subjects_differences(scores)):
         return None
     return _differences(scores, rows, "Differences between all pairs of systems, in points")
 
@@ -102,11 +106,17 @@ def _differences(scores: Scores, rows: list[Comparison], caption: str) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Some of the questions: every system's measures on them, and MAPPO's difference to the warm start there."""
+    """Some of the questions: every system's measures on them, and the main difference there."""
 
     name: str
     measures: dict[str, Measures]
     main: Comparison | None
+
+
+def main_difference(scores: Scores, type: str | None = None, hops: int | None = None) -> Comparison | None:
+    """The main one, over the questions of a type or with so many hops."""
+    main = scores.main
+    return main and scores.comparison(main.system, main.baseline, type=type, hops=hops)
 
 
 def per_type(scores: Scores) -> Table | None:
@@ -115,7 +125,7 @@ def per_type(scores: Scores) -> Table | None:
         _Group(
             f"{name or '(none)'} ({count:,})",
             {system: s.types[name] for system, s in scores.systems.items() if name in s.types},
-            scores.comparison("mappo", "warm_start", type=name),
+            main_difference(scores, type=name),
         )
         for name, count in scores.types.items()
     ]
@@ -128,7 +138,7 @@ def per_hops(scores: Scores) -> Table | None:
         _Group(
             f"{hops} hop{'' if hops == 1 else 's'} ({count:,})",
             {system: s.hops[hops] for system, s in scores.systems.items() if hops in s.hops},
-            scores.comparison("mappo", "warm_start", hops=hops),
+            main_difference(scores, hops=hops),
         )
         for hops, count in scores.hops.items()
     ]
@@ -142,8 +152,8 @@ def _per_group(scores: Scores, caption: str, groups: Sequence[_Group]) -> Table 
         (label(scores, name), *(points(g.measures[name].f1) if name in g.measures else "–" for g in groups))
         for name in scores.systems
     ]
-    if any(group.main for group in groups):
-        rows.append(("MAPPO − warm start", *(_cell(group.main) for group in groups)))
+    if scores.main and any(group.main for group in groups):
+        rows.append((pair(scores, scores.main), *(_cell(group.main) for group in groups)))
     return Table(
         caption,
         ("", *(group.name for group in groups)),

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evaluation.drawing import GRID, INK, SERIES, svg
-from evaluation.result_tables import attributed
+from evaluation.result_tables import attributed, main_difference, subjects_differences
 from evaluation.scores import Attribution, Calibration, Comparison, Scores
-from evaluation.sentences import label, pair
+from evaluation.sentences import label, pair, verdict
 from evaluation.tables import interval, points, signed
 
 if TYPE_CHECKING:
@@ -31,15 +31,14 @@ class Figure:
 
 
 def intervals(scores: Scores) -> Figure | None:
-    """Joint training against every other system, then against the warm start per type and hop count."""
-    rows = [(pair(scores, c), c) for c in scores.comparisons if _is_main(c) and c.type is None and c.hops is None]
-    rows.sort(key=lambda row: (row[1].system, row[1].baseline) != ("mappo", "warm_start"))
+    """The report's subject against every other system, then the main difference per type and hop count."""
+    rows = [(pair(scores, c), c) for c in subjects_differences(scores)]
     for name in scores.types:
-        if c := scores.comparison("mappo", "warm_start", type=name):
-            rows.append((f"MAPPO − warm start, {name or '(none)'}", c))
+        if c := main_difference(scores, type=name):
+            rows.append((f"{pair(scores, c)}, {name or '(none)'}", c))
     for hops in scores.hops:
-        if c := scores.comparison("mappo", "warm_start", hops=hops):
-            rows.append((f"MAPPO − warm start, {hops} hop{'' if hops == 1 else 's'}", c))
+        if c := main_difference(scores, hops=hops):
+            rows.append((f"{pair(scores, c)}, {hops} hop{'' if hops == 1 else 's'}", c))
     if not rows:
         return None
     said = "; ".join(f"{name}: {signed(c.delta)} ({interval(c.low, c.high)})" for name, c in rows)
@@ -48,10 +47,6 @@ def intervals(scores: Scores) -> Figure | None:
         f"Differences in F1 with 95 % intervals. {said}.",
         svg(lambda axes: _draw_intervals(axes, rows), "intervals", (4.6, 0.7 + 0.34 * len(rows))),
     )
-
-
-def _is_main(comparison: Comparison) -> bool:
-    return comparison.metric == "f1" and "mappo" in (comparison.system, comparison.baseline)
 
 
 def waterfall(scores: Scores) -> Figure | None:
@@ -75,7 +70,9 @@ def waterfall(scores: Scores) -> Figure | None:
 def calibration(scores: Scores) -> Figure | None:
     """Confidence against the share that is exactly right: on the diagonal, the selector knows what it knows."""
     found = {label(scores, name): system.calibration for name, system in scores.systems.items() if system.calibration}
-    shown = dict([row for row in found.items() if row[0] in ("warm start", "MAPPO")] or list(found.items())[-2:])
+    main = scores.main
+    ends = [label(scores, name) for name in (main.baseline, main.system)] if main else []
+    shown = {name: found[name] for name in ends if name in found} or dict(list(found.items())[-2:])
     if not shown:
         return None
     said = [
@@ -94,7 +91,7 @@ def calibration(scores: Scores) -> Figure | None:
 
 def _draw_intervals(axes: Axes, comparisons: Sequence[tuple[str, Comparison]]) -> None:
     for row, (_, c) in enumerate(comparisons):
-        color = SERIES[2] if c.low > 0 else SERIES[1] if c.high < 0 else INK
+        color = {"raised": SERIES[2], "lowered": SERIES[1]}.get(verdict(c), INK)
         axes.plot([100 * c.low, 100 * c.high], [row, row], color=color, linewidth=2, solid_capstyle="butt")
         axes.plot([100 * c.delta], [row], color=color, marker="o", markersize=5)
     axes.axvline(0, color=INK, linewidth=0.8)

@@ -198,6 +198,21 @@ class Scores(_Data):
         found = (c for c in self.comparisons if (c.system, c.baseline, c.metric, c.type, c.hops) == wanted)
         return next(found, None)
 
+    @property
+    def subject(self) -> str:
+        """The system that a report is about: joint training, else the last trained system, else the last one."""
+        trained = [name for name, system in self.systems.items() if system.kind == "trained"]
+        return "mappo" if "mappo" in trained else (trained or list(self.systems))[-1]
+
+    @property
+    def main(self) -> Comparison | None:
+        """The comparison that a report is about, F1 over all questions: of its subject with the warm start, else with
+        the first other trained system, else with the first served one. None: there is none of them."""
+        kinds = ("trained", "served")
+        others = [n for kind in kinds for n, s in self.systems.items() if s.kind == kind and n != self.subject]
+        other = "warm_start" if "warm_start" in others else next(iter(others), "")
+        return self.comparison(self.subject, other) or self.comparison(other, self.subject)
+
 
 class MatrixCell(_Data):
     """A system on a dataset."""

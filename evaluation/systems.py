@@ -14,7 +14,7 @@ from pathlib import Path
 from evaluation.scores import SystemKind
 from jointrag.agents import Chain, build_chain
 from jointrag.config import AgentsConfig, EvaluationConfig, LanguageModelSection
-from jointrag.generation import LanguageModel
+from jointrag.generation import LanguageModel, check_folder
 from jointrag.types import Hit
 
 ORDER = ("warm_start", "control", "mappo")  # baselines first: each system is compared with all before it
@@ -116,12 +116,10 @@ def speaker(
     folder = checkpoints[name] / "model"
     if not folder.is_dir():
         raise ValueError(f"system {name!r}: {folder} is missing; train that stage again")
-    for pattern, what in (("config.json", "model"), ("tokenizer*.json", "tokenizer")):
-        if not any(folder.glob(pattern)):
-            raise ValueError(
-                f"system {name!r}: {folder} has no {what} ({pattern} is missing); save it there with "
-                f"{what}.save_pretrained({str(folder)!r}), or train that stage again"
-            )
+    try:
+        check_folder(folder)
+    except ValueError as error:
+        raise ValueError(f"system {name!r}: {error}") from None
     return Speaker(lambda: _local(folder, model, device))
 
 

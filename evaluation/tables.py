@@ -52,8 +52,8 @@ def p_value(p: float | None) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """1.234 → "1.23"; "–" where nothing was measured."""
-    return "–" if value is None else f"{value:,.{digits}f}"
+    """1.234 → "1.23", -0.5 → "−0.50"; "–" where nothing was measured."""
+    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:

@@ -27,12 +27,13 @@ from jointrag.preflight import preflight
 from jointrag.presets import ConfigError, merged, parse_overrides, resolve
 from jointrag.runs import CHECKPOINTS
 from tasks import stages
-from tasks.publish import show_matrix, show_scores
+from tasks.publish import publish, show_matrix
 from tasks.run import Run
 from tasks.serve import RetrievalServer
 
 CHAIN = (
-    "prepare", "start_retriever", "preferences", "retriever", "index", "negatives", "reranker", "serve", "evaluate"
+    "prepare", "start_retriever", "preferences", "retriever", "index", "negatives", "reranker", "serve", "evaluate",
+    "report",
 )  # fmt: skip
 RETRIEVAL = (
     "seed", "dataset", "preferences", "retriever", "index", "negatives", "reranker", "reranking", "server",
@@ -48,7 +49,7 @@ def evaluate_rag(
     datasets: dict[str, dict[str, Any]] | None = None,
 ) -> str:
     """Evaluate finished stage outputs, by name: {"before": "models/warm_start/…"}, and served models, by address:
-    {"big": "http://HOST:8000/v1#NAME"}. Returns the path of the scores.
+    {"big": "http://HOST:8000/v1#NAME"}. Returns the path of the report.
 
     datasets: by name, the settings in which a dataset differs: {"home": {}, "away": {"dataset.path": "data/away"}},
     or a preset whose dataset, retriever and index it has: {"away": {"preset": "single-gpu"}}. Every system answers the
@@ -60,12 +61,13 @@ def evaluate_rag(
     with opened(preset, settings, force, CHAIN) as run:
         systems = {name: _checkpoint(name, Path(path)) for name, path in checkpoints.items() if name not in addresses}
         if not configs:
-            _, evaluation = _evaluate(run, systems)
-            return str(evaluation.path)
+            _, evaluation, report = _evaluate(run, systems)
+            return publish(run, evaluation, report)
         prepared, evaluations = {}, {}
         for name, config in configs.items():
-            on_this = replace(run, config=config, stages=stages_of(config, CHAIN))
-            prepared[name], evaluations[name] = _evaluate(on_this, systems)
+            on_this = replace(run, config=config, stages=stages_of(config, CHAIN), records=[])
+            prepared[name], evaluations[name], report = _evaluate(on_this, systems)
+            publish(on_this, evaluations[name], report, f"report/{name}")
         made_from = {name: matrix.data_sets_of(system.path) for name, system in systems.items()}
         found = matrix.build(
             {name: evaluation.path for name, evaluation in evaluations.items()},
@@ -79,16 +81,18 @@ def evaluate_rag(
         return str(show_matrix(run, found))
 
 
-def _evaluate(run: Run, systems: dict[str, artifacts.Artifact]) -> tuple[artifacts.Artifact, artifacts.Artifact]:
-    """The prepared data and the evaluation on it."""
+def _evaluate(
+    run: Run, systems: dict[str, artifacts.Artifact]
+) -> tuple[artifacts.Artifact, artifacts.Artifact, artifacts.Artifact]:
+    """The prepared data, the evaluation on it, and the report, with learning curves where one was trained jointly."""
     prepared = stages.prepare(run)
     retriever = stages.retriever(run, prepared)
     index = stages.index(run, prepared, retriever)
     reranker = stages.chain_reranker(run, prepared, retriever)
     with RetrievalServer(run, index, reranker) as server:
         evaluation = stages.evaluate(run, prepared, systems, server)
-    show_scores(run, evaluation)
-    return prepared, evaluation
+    jointly = [system for system in systems.values() if system.stage == "mappo"]
+    return prepared, evaluation, stages.report(run, evaluation, jointly[0] if len(jointly) == 1 else None)
 
 
 def _of_dataset(name: str, preset: str, settings: dict[str, Any], own: dict[str, Any]) -> PipelineConfig:

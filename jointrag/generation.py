@@ -148,6 +148,16 @@ class LocalLM:
         return [completion for completion in completions if completion is not None]
 
 
+def check_folder(folder: Path) -> None:
+    """Raises ValueError where there is no model or no tokenizer to load in it."""
+    for pattern, what in (("config.json", "model"), ("tokenizer*", "tokenizer")):
+        if not any(folder.glob(pattern)):
+            raise ValueError(
+                f"{folder} has no {what} ({pattern} is missing); save it there with "
+                f"{what}.save_pretrained({str(folder)!r}), or train that stage again"
+            )
+
+
 def load_model(path: Path | str, config: LanguageModelSection, device: str) -> PreTrainedModel:
     """The bare model in the section's dtype on `device` ("auto": cuda where there is one)."""
     import torch

@@ -69,7 +69,7 @@ def encode_within(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, room: int)
     if len(ids) > room:
         raise ValueError(
             f"a {prompt.agent} prompt of {len(ids)} tokens without any passage where there is room for {room}; raise "
-            "language_model.max_length, or shorten the question"
+            f"language_model.max_length, or shorten the question ({prompt.opening!r:.60})"
         )
     return ids, True
 

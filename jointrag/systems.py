@@ -161,8 +161,12 @@ def _language_model(name: str, place: str | Path, config: PipelineConfig, device
         if not model:
             raise ValueError(f"checkpoint {name}={place} does not name the model: {name}={place}#MODEL")
         return ServedLM(ServedConfig(base_url=base_url, name=model))
-    from jointrag.generation import LocalLM
+    from jointrag.generation import LocalLM, check_folder
 
+    try:
+        check_folder(place)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {name}: {error}") from None
     try:
         return LocalLM.load(place, config.language_model, device)
     except Exception as error:  # whatever a damaged folder leads to

@@ -137,9 +137,11 @@ def error_of(path: Path) -> Path:
 
 
 def explain(error: Exception) -> str:
-    """A sentence for the user's mistakes (a ValueError of ours says what to do); for all else also a traceback."""
+    """A sentence where it says what to do, as a ValueError of ours or a server that is gone; else also a traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ValueError) and frames and "site-packages" not in frames[-1].filename:
+        return str(error)
+    if isinstance(error, ConnectionError) and type(error).__module__.startswith("jointrag."):
         return str(error)
     traceback.print_exception(error, file=sys.stdout)
     return f"{type(error).__name__}: {error}"

@@ -51,13 +51,14 @@ def show_matrix(run: Run, found: Matrix) -> Path:
     return path
 
 
-def publish(run: Run, evaluation: Artifact, report: Artifact) -> str:
-    """The report as a Prefect artifact and in MLflow, the table on the console. Returns the path of report.html."""
+def publish(run: Run, evaluation: Artifact, report: Artifact, folder: str = "report") -> str:
+    """The report as a Prefect artifact and in MLflow, there in `folder`, the table on the console. Returns the path of
+    report.html."""
     create_markdown_artifact(key="report", markdown=(report.path / "report.md").read_text(encoding="utf-8"))
     if run.pipeline:
         for name in ("report.md", "report.html"):
-            run.pipeline.run.log_artifact(report.path / name, "report")
-        run.pipeline.run.log_artifact(evaluation.path / "scores.json", "report")
+            run.pipeline.run.log_artifact(report.path / name, folder)
+        run.pipeline.run.log_artifact(evaluation.path / "scores.json", folder)
     show_scores(run, evaluation)
     page = str(report.path / "report.html")
     logger.info("report  %s", page)

@@ -187,10 +187,11 @@ def evaluate(run: Run, prepared: Artifact, systems: dict[str, Artifact], server:
     return run.build(EVALUATE, sections, {"prepared": prepared, "systems": systems}, server=server, values=values)
 
 
-def report(run: Run, evaluation: Artifact, mappo: Artifact) -> Artifact:
-    """Stage 9: tables and curves."""
+def report(run: Run, evaluation: Artifact, mappo: Artifact | None) -> Artifact:
+    """Stage 9: tables and, of a joint training, curves."""
     values = {"settings": run.config.model_dump(mode="json"), "stages": run.records}
-    return run.build(REPORT, {"config": run.config.report}, {"evaluation": evaluation, "mappo": mappo}, values=values)
+    inputs = {"evaluation": evaluation} | ({"mappo": mappo} if mappo else {})
+    return run.build(REPORT, {"config": run.config.report}, inputs, values=values)
 
 
 def _own_model(name: str) -> dict[str, Artifact]:

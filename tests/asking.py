@@ -85,11 +85,13 @@ def system(
 
 
 @contextmanager
-def serving(*systems: System, max_waiting: int = 4, config: ServerConfig | None = None) -> Iterator[str]:
+def serving(
+    *systems: System, max_waiting: int = 4, config: ServerConfig | None = None, origins: Sequence[str] = ()
+) -> Iterator[str]:
     """The address of an answer server in this process; it is stopped with the block."""
     config = config or ServerConfig(num_threads=16, max_query_characters=500, max_body_bytes=20_000)
     service = Service(systems, config, Description("demo-run", [QUESTION, "Who directed Stalker?"]), max_waiting)
     bound = bind("127.0.0.1", 0)
-    listener = Listener(create_app(service), bound, config)
+    listener = Listener(create_app(service, origins), bound, config)
     with running(listener, config, service.stop):
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,10 @@ OPTIONAL = ("start_retriever", "preferences", "negatives", "reranker")  # of set
 STAGES = tuple(name for name in CHAIN if name not in OPTIONAL)
 
 
-def pipeline(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def pipeline(workspace: Path, *arguments: str, flow: str = "full_pipeline") -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     environment |= {"PREFECT_HOME": str(workspace / "prefect"), "MLFLOW_TRACKING_URI": ""}
-    command = [sys.executable, "-m", "flows.full_pipeline", "--preset", "smoke", "--set", f"workspace={workspace}"]
+    command = [sys.executable, "-m", f"flows.{flow}", "--preset", "smoke", "--set", f"workspace={workspace}"]
     return subprocess.run(
         [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
     )
@@ -53,6 +54,25 @@ def test_smoke(tmp_path: Path) -> None:
     assert changed.returncode == 0, changed.stderr
     rerun = [line.split()[1] for line in changed.stderr.splitlines() if line.startswith("[") and " s" in line[15:24]]
     assert rerun == ["serve", "agent_data", "report"]
+    checkpoints_get_a_page(tmp_path)
+
+
+def checkpoints_get_a_page(workspace: Path) -> None:
+    run = find(None, workspace)
+    named = [
+        f"--checkpoint={name}={run.stage(stage)}" for name, stage in (("before", "warm_start"), ("after", "mappo"))
+    ]
+    one = pipeline(workspace, *named, flow="evaluate_rag")
+    assert one.returncode == 0, one.stderr
+    page = Path(re.findall(r"^report  (.*)$", one.stderr, re.MULTILINE)[-1]).read_text()
+    for text in ("after − before", "Learning curves", "Where points are lost"):
+        assert text in page, text
+    several = pipeline(workspace, *named, "--dataset=home", "--dataset=away:seed=1", flow="evaluate_rag")
+    assert several.returncode == 0, several.stderr
+    pages = re.findall(r"^report  (.*)$", several.stderr, re.MULTILINE)
+    assert len(set(pages)) == 2 and all(Path(page).is_file() for page in pages)
+    (matrix,) = workspace.glob("runs/flows/*/matrix.json")
+    assert set(json.loads(matrix.read_text())["datasets"]) == {"home", "away"}
 
 
 def processes_in(folder: Path) -> list[str]:

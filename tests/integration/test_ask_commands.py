@@ -149,12 +149,22 @@ def test_a_wrong_command_is_explained(arguments: list[str], capsys: pytest.Captu
     assert left.value.code == 2 and "usage: jointrag" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("origin", ["chat.example.org", "https://chat.example.org/", "null"])
+def test_an_origin_is_no_address_of_a_page(origin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["serve", "--allow-origin", origin])
+    assert left.value.code == 2 and "is no origin: http://HOST:PORT" in capsys.readouterr().err
+
+
 def test_what_is_missing_from_the_workspace_is_named(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = workspace / "models/mappo/k/model"
     (model / "tokenizer.json").rename(workspace / "tokenizer.json")
     (model / "tokenizer_config.json").unlink()
     assert ask(QUESTION, "--workspace", workspace) == 2
-    assert "checkpoint mappo: " in (err := capsys.readouterr().err) and "cannot be loaded" in err
+    assert f"checkpoint mappo: {model} has no tokenizer (tokenizer* is missing); save" in capsys.readouterr().err
+    (model / "tokenizer.json").write_text("{")
+    assert ask(QUESTION, "--workspace", workspace) == 2
+    assert f"checkpoint mappo: {model} cannot be loaded" in capsys.readouterr().err
     shutil.rmtree(model)
     assert ask(QUESTION, "--workspace", workspace) == 2
     assert "model is missing; run the same flow with --force mappo, which makes it again" in capsys.readouterr().err

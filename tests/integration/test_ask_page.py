@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from browser import CHROMIUM, Page, browser
 
+from tests.answering import Said, answering
 from tests.asking import QUESTION, SAID, Scripted, serving, system
 from tests.serving import wait_until
 
@@ -122,6 +123,30 @@ def test_on_a_phone_and_in_the_dark(tmp_path: Path) -> None:
                 page.screenshot(tmp_path / f"answers-{width}-{'dark' if dark else 'light'}.png")
         assert page.evaluate("[...document.querySelectorAll('input, textarea')].every(e => e.labels.length == 1)")
         assert page.errors == []
+
+
+FROM_ELSEWHERE = """
+fetch("%s/v1/chat/completions", {method: "POST", body: JSON.stringify({messages: [{role: "user", content: "Who?"}]}),
+  headers: {"Content-Type": "application/json", "Authorization": "Bearer none"}})
+  .then(reply => reply.json())
+  .then(said => document.title = said.choices[0].message.content, () => document.title = "no")
+"""
+
+
+def test_a_page_elsewhere_may_ask_only_if_it_is_allowed() -> None:
+    with answering(lambda asked: Said("<title>chat</title>", headers={"Content-Type": "text/html"})) as chat:
+        for origins, said in (
+            ([], "no"),
+            (["http://other.example"], "no"),
+            ([chat], "Zavrazhye"),
+            (["*"], "Zavrazhye"),
+        ):
+            with serving(system(), origins=origins) as url, browser() as page:
+                page.open(chat, width=1200)
+                page.evaluate("document.title = ''")
+                page.evaluate(FROM_ELSEWHERE % url + "; 0")
+                until(page, "document.title")
+                assert page.evaluate("document.title").split(" ")[0] == said, origins
 
 
 def test_mistakes_and_failures_are_said(tmp_path: Path) -> None:

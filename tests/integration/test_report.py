@@ -219,7 +219,29 @@ def test_a_system_on_its_own_and_too_few_examples(tmp_path: Path) -> None:
     (tmp_path / "perfect").mkdir()
     html = (make(tmp_path / "perfect", {"warm_start": 0.0, "mappo": 1.0}, num_questions=1) / "report.html").read_text()
     assert "Shown: 1 of the first and 0 of the second" in html
-    assert "on 1 held-out question." in html
+    assert "no measurable difference" in html  # of one question nothing follows
+    assert "100.0, but p = 1.000) on 1 held-out question." in html
+
+
+def test_checkpoints_of_any_name_are_compared_without_curves(tmp_path: Path) -> None:
+    make(tmp_path, {"before": 0.3, "after": 0.8})
+    (tmp_path / "plain").mkdir()
+    found = report.write(
+        ReportConfig(num_examples=4), evaluation=tmp_path / "evaluation", settings={}, stages=[], out=tmp_path / "plain"
+    )
+    assert found["report/num_won"] > found["report/num_lost"] > 0
+    markdown, html = ((tmp_path / "plain" / name).read_text() for name in ("report.md", "report.html"))
+    assert re.search(
+        r"after reached F1 \S+, before \S+ \(\+.*95 % interval \+.*\) on 300 held-out questions\.", markdown
+    )
+    assert '<h1 class="raised">' in html
+    for text in (markdown, html):
+        assert "Differences to after on the same questions" in text
+        assert text.count("after − before") >= 2  # over all questions and per type
+        assert "Learning curves" not in text
+        assert "Questions won and lost" in text
+        assert "MAPPO" not in text and "warm start" not in text
+    assert "- **before**: " in markdown and "<h4>after answers</h4>" in html
 
 
 def test_broken_history_is_named(tmp_path: Path) -> None:

@@ -125,6 +125,12 @@ def test_only_what_there_is_gold_for(tmp_path: Path) -> None:
     assert losses(Clumsy(), tmp_path / "c", questions=mixed).num_questions == 2
 
 
+def test_all_is_lost_at_a_retriever_that_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Search, "search", lambda self, queries, k: [[] for _ in queries])
+    alone = losses(Clumsy(), tmp_path, AgentsConfig(num_candidates=2, chain=("generator",)))
+    assert [(s.agent, round(s.delta, 3)) for s in alone.steps] == [("", 0), ("retriever", 0.8), ("generator", 0.2)]
+
+
 def test_gold_among_the_candidates() -> None:
     gold = Question("q", "?", ("x",), gold_passages=("f0", "f1"))
     known = {passage.id: passage for passage in CORPUS}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pytest
 
 from evaluation.figures import MAX_POINTS, Panel, _running_mean, curve_svg, panels
 
@@ -48,3 +49,14 @@ def test_svg_takes_its_colours_from_the_page_and_stays_small() -> None:
     assert "http" not in svg
     assert "<style" not in svg
     assert "<b>" not in svg
+
+
+@pytest.mark.filterwarnings("error")
+def test_texts_of_every_script_stay_texts() -> None:
+    svg = curve_svg(Panel("種類", dict.fromkeys(("単一", "比較"), ((1.0, 2.0), (3.0, 4.0)))))
+    assert ">単一<" in svg and ">比較<" in svg
+
+
+def test_dollars_in_names_are_no_formula() -> None:
+    svg = curve_svg(Panel("cost", dict.fromkeys(("$5 or $6", r"$\frac{$"), ((1.0, 2.0), (3.0, 4.0)))))
+    assert ">$5 or $6<" in svg and r">$\frac{$<" in svg

@@ -79,8 +79,13 @@ def test_the_longest_passages_are_cut_and_nothing_else(template: str | None, scr
 
 def test_a_question_that_does_not_fit_is_an_error() -> None:
     tok = tokenizer(WITH_SYSTEM)
-    with pytest.raises(ValueError, match=r"a generator prompt of \d+ tokens without any passage .* room for 5; raise"):
+    with pytest.raises(
+        ValueError, match=r"a generator prompt of \d+ tokens without any passage .* room for 5;"
+    ) as said:
         encode_within(tok, PROMPT, 5)
+    assert str(said.value).endswith(
+        f"raise language_model.max_length, or shorten the question ({PROMPT.opening!r:.60})"
+    )
 
 
 @given(st.lists(st.integers(0, 50), max_size=8), st.integers(0, 300))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from evaluation import agent_tables, result_tables, run_tables
 from evaluation.scores import Comparison, Measures, Scores, SystemScores
-from evaluation.sentences import headline, label, mostly_through
+from evaluation.sentences import headline, label, mostly_through, verdict
 from tests.made_up_scores import attribution
 
 CHAIN = ("rewriter", "selector", "generator")
@@ -57,6 +59,43 @@ def test_so_is_the_agent_that_got_worse() -> None:
 def test_no_agent_is_named_where(what: str, found: Scores) -> None:
     assert mostly_through(found) == "", what
     assert "mostly" not in headline(found)
+
+
+@pytest.mark.parametrize(
+    "kinds, main",
+    [
+        ({"warm_start": "trained", "control": "trained", "mappo": "trained"}, ("mappo", "warm_start")),
+        ({"before": "trained", "between": "trained", "after": "trained"}, ("after", "before")),
+        ({"plain_rag": "plain_rag", "before": "trained", "after": "trained", "big": "served"}, ("after", "before")),
+        ({"mappo": "trained", "big": "served"}, ("big", "mappo")),
+        ({"small": "served", "big": "served"}, ("big", "small")),
+        ({"plain_rag": "plain_rag", "after-selector-generator": "subset", "after": "trained"}, None),
+    ],
+)
+def test_the_comparison_that_a_report_is_about(kinds: dict[str, Any], main: tuple[str, str] | None) -> None:
+    whole = scores(0.4, 0.5, (0.2, 0.1))
+    systems = {name: whole.systems["mappo"].model_copy(update={"kind": kind}) for name, kind in kinds.items()}
+    names = list(systems)
+    pairs = [(system, baseline) for i, system in enumerate(names) for baseline in names[:i]]
+    comparisons = tuple(whole.comparisons[0].model_copy(update={"system": s, "baseline": b}) for s, b in pairs)
+    found = whole.model_copy(update={"systems": systems, "comparisons": comparisons})
+    assert (found.main and (found.main.system, found.main.baseline)) == main
+    shown = [(c.system, c.baseline) for c in result_tables.subjects_differences(found)]
+    assert {found.subject} < set(names) and all(found.subject in pair for pair in shown)
+    assert len(shown) == len(names) - 1 and (main is None or shown[0] == main)
+    if main and main != ("mappo", "warm_start"):
+        assert headline(found).startswith(
+            f"{label(found, main[0])} reached F1 50.0, {label(found, main[1])} 50.0 (+10.0,"
+        )
+
+
+@pytest.mark.parametrize("p_value, said", [(None, "raised"), (0.05, "raised"), (0.0625, "same"), (1.0, "same")])
+def test_an_interval_alone_is_not_enough_where_p_is_known(p_value: float | None, said: str) -> None:
+    found = scores(0.447, 0.483, (0.20, 0.12))
+    main = found.comparisons[0].model_copy(update={"p_value": p_value})
+    assert verdict(main) == said
+    sentence = headline(found.model_copy(update={"comparisons": (main,)}))
+    assert ("no measurable difference" in sentence and f", but p = {p_value:.3f})" in sentence) == (said == "same")
 
 
 def test_names_of_systems() -> None:

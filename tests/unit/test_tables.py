@@ -4,7 +4,7 @@ import pytest
 
 from evaluation.scores import Comparison
 from evaluation.sentences import verdict
-from evaluation.tables import Table, duration, markdown, plain, points, signed
+from evaluation.tables import Table, duration, markdown, number, plain, points, signed
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,10 @@ from evaluation.tables import Table, duration, markdown, plain, points, signed
 )
 def test_signed(share: float, text: str) -> None:
     assert signed(share) == text
+
+
+def test_number() -> None:
+    assert [number(value) for value in (1234.567, -0.48, None)] == ["1,234.57", "−0.48", "–"]
 
 
 def test_points() -> None:
