@@ -34,7 +34,7 @@ _PAUSE_S = 1.0  # before the second, twice as long before the third
 def supervise(args: argparse.Namespace) -> None:
     """Run the workers until SIGTERM. Raises ValueError when they cannot be started."""
     devices = [name for name in args.devices.split(",") if name] or [args.device]
-    num_workers = args.workers or len(devices)
+    num_workers = len(devices) if args.workers is None else args.workers
     if num_workers < 1:
         raise ValueError(f"--workers {num_workers}: at least one is needed")
     sockets = _sockets(args, num_workers)
