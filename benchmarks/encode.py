@@ -37,9 +37,9 @@ from sentence_transformers import SentenceTransformer
 from benchmarks import command, record
 from benchmarks.record import Case, alone, compared
 from benchmarks.retrieval_training import DATA, minilm
-from evaluation.rankings import nearest
 from jointrag import corpus as corpus_files
 from jointrag.encoders import Encoder
+from jointrag.index.exact import nearest
 from jointrag.index.shards import Shards
 from jointrag.jsonl import write_jsonl
 from jointrag.types import Passage

@@ -26,11 +26,12 @@ import torch
 from benchmarks.quality_rows import MINING, ROWS, Trial
 from benchmarks.real_questions import Asked, RealQuestions, halves
 from benchmarks.retrieval_training import minilm
-from evaluation.rankings import ModelKind, Positions, load_model, nearest, rank
+from evaluation.rankings import ModelKind, Positions, load_model, rank
 from evaluation.retrieval import measure
 from jointrag.bm25 import BM25
 from jointrag.config import LateInteractionConfig, PretrainedEncoder, RerankerConfig, RetrieverConfig
 from jointrag.encoders import Encoder
+from jointrag.index.exact import nearest
 from jointrag.jsonl import write_atomically, write_jsonl
 from trainers.negatives import mine
 from trainers.retrieval.records import Record, write_records

@@ -13,7 +13,7 @@ candidates: a model that gives every text the same score returns them as they ca
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jointrag.encoders import Encoder, no_bars_in_logs
+from jointrag.index.exact import nearest
 from jointrag.progress import progress
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ CLASSES = {"embedding": "SentenceTransformer", "late_interaction": "MultiVectorE
 _TEXTS_AT_ONCE = 20_000  # vectors in memory: 80 MB at 1,024 dimensions
 _TOKEN_TEXTS_AT_ONCE = 1_024  # with a vector per token: 160 MB at 300 tokens of 128 dimensions
 _PAIRS_AT_ONCE = 50_000  # texts of which a cross-encoder sorts by length at a time
-_CELLS = 4_000_000  # numbers held at once, 4 or 8 bytes each
+_CELLS = 4_000_000  # numbers held at once, 4 bytes each
 
 
 def load_model(
@@ -101,55 +102,7 @@ def search(encoder: Encoder, queries: Sequence[str], corpus: Sequence[str], k: i
         encoder.encode(corpus[start : start + _TEXTS_AT_ONCE], kind="passage")
         for start in progress(range(0, len(corpus), _TEXTS_AT_ONCE), "embedding the corpus, block")
     )
-    return nearest(encoder.encode(queries, kind="query"), blocks, k)[0].tolist()
-
-
-def nearest(
-    queries: NDArray[np.float32], blocks: Iterable[NDArray[np.float32]], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Positions and inner products [queries, k] of the vectors nearest to `queries` [queries, dim], best first.
-
-    `blocks` are parts [any, dim] of all vectors, in order. Equal scores: the earlier position first. Fewer than `k`
-    columns where there are fewer vectors. Raises ValueError for a product that is not a number.
-    """
-    if k < 1:
-        raise ValueError(f"k={k}: ask for at least one text")
-    best = np.empty((len(queries), 0), dtype=np.int64)
-    start = 0
-    for block in blocks:
-        width = min(k, best.shape[1] + len(block))
-        merged = np.empty((len(queries), width), dtype=np.int64)
-        rows_at_once = max(1, _CELLS // max(1, len(block)))
-        for row in range(0, len(queries), rows_at_once):
-            rows = slice(row, row + rows_at_once)
-            keys = np.concatenate([best[rows], _keys(queries[rows] @ block.T, start)], axis=1)
-            if keys.shape[1] > width:
-                keys = np.partition(keys, keys.shape[1] - width, axis=1)[:, -width:]
-            merged[rows] = keys
-        best = merged
-        start += len(block)
-    best = np.sort(best, axis=1)[:, ::-1]
-    return _LAST - (best & _LAST), _scores(best)
-
-
-_LAST = np.int64(2**32 - 1)
-
-
-def _keys(scores: NDArray[np.float32], start: int) -> NDArray[np.int64]:
-    """Integers that sort as (score, then the earlier position): unlike scores, no two of a row are equal.
-
-    The bits of a float sort like an integer once those of a negative one are turned over.
-    """
-    if np.isnan(scores).any():
-        raise ValueError("a similarity is not a number; does the model give vectors with NaN (fp16 overflow)?")
-    bits = (scores.astype(np.float32) + np.float32(0)).view(np.int32).astype(np.int64)  # -0 + 0 is 0
-    ordered = np.where(bits < 0, bits ^ np.int64(0x7FFFFFFF), bits)
-    return (ordered << 32) | (_LAST - np.arange(start, start + scores.shape[1], dtype=np.int64))
-
-
-def _scores(keys: NDArray[np.int64]) -> NDArray[np.float32]:
-    ordered = keys >> 32
-    return np.where(ordered < 0, ordered ^ np.int64(0x7FFFFFFF), ordered).astype(np.int32).view(np.float32)
+    return nearest(encoder.encode(queries, kind="query"), blocks, k, encoder.model.device)[0].tolist()
 
 
 # ---- given candidates ------------------------------------------------------------------------------------------------

@@ -77,8 +77,9 @@ def open_systems(given: argparse.Namespace, default: Sequence[str]) -> tuple[Rec
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from jointrag.agents import build_chain
+    from jointrag.devices import check_device
 
-    _check_device(device)
+    check_device(device)
     if threads:
         torch.set_num_threads(threads)
     disable_progress_bar()
@@ -139,17 +140,6 @@ def _model_folder(name: str, given: Path, workspace: Path) -> Path:
             if (model / "config.json").is_file():
                 return model
     raise ValueError(f"checkpoint {name}: there is no model (config.json) in {' or '.join(map(str, tried))}")
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        wanted = torch.device("cpu" if device == "auto" else device)
-    except RuntimeError:
-        raise ValueError(f"--device {device}: auto, cpu, cuda or cuda:1 is expected") from None
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {device}: torch sees {torch.cuda.device_count()} GPUs here; use cpu or auto")
 
 
 def _language_model(name: str, place: str | Path, config: PipelineConfig, device: str) -> LanguageModel:

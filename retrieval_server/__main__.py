@@ -57,6 +57,7 @@ def serve(args: argparse.Namespace) -> None:
     bound = socket.socket(fileno=args.fd) if args.fd is not None else bind(args.host, args.port)
     host, port = bound.getsockname()[:2]
 
+    from jointrag.devices import check_device
     from retrieval_server.app import create_app
     from retrieval_server.listening import Listener, on_stop_signals
     from retrieval_server.service import Service
@@ -67,6 +68,7 @@ def serve(args: argparse.Namespace) -> None:
     failed: list[Exception] = []
 
     def load() -> None:
+        check_device(args.device)
         path, generation = shared_state.read(args.shared_state) if args.shared_state else (args.index.resolve(), 1)
         num_passages = service.load(path, generation).info["num_passages"]
         logger.info("ready: %d passages on http://%s:%d", num_passages, host, port)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import socket
 
+_LAST_PORT = 65_535
+
 
 def bind(host: str, port: int, server: str = "retrieval server") -> socket.socket:
-    """A socket bound to the address; port 0 takes a free one. Raises ValueError naming the port when it is taken."""
+    """A socket bound to the address; port 0 takes a free one. Raises ValueError naming the port when it is
+    taken, or none."""
+    if not 0 <= port <= _LAST_PORT:
+        raise ValueError(f"the {server} cannot listen on port {port}; choose one from 0 (any free one) to {_LAST_PORT}")
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server killed a moment ago left connections behind
     try:

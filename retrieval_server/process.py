@@ -11,7 +11,6 @@ seeing a closed port: connections queue until the new one is ready.
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -26,10 +25,9 @@ import requests
 from jointrag.config import ServerConfig
 from retrieval_server.address import bind
 from retrieval_server.options import settings
-from retrieval_server.state import FEW_ARENAS
+from retrieval_server.state import environment
 
 logger = logging.getLogger(__name__)
-_ROOT = Path(__file__).resolve().parents[1]
 _LONGER_S = 5.0  # than the server's own time to stop
 
 
@@ -93,7 +91,7 @@ class ServerProcess:
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         self.restarts = 0
         self.failed: str | None = None
-        self._environment = {**FEW_ARENAS, **os.environ}
+        self._environment = environment()
         if torch_threads:
             self._environment["OMP_NUM_THREADS"] = str(torch_threads)
         self._command = [
@@ -147,7 +145,6 @@ class ServerProcess:
                 stderr=subprocess.STDOUT,
                 pass_fds=[self._socket.fileno()],
                 start_new_session=True,
-                cwd=_ROOT,
                 env=self._environment,
             )
 

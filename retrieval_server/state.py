@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 from filelock import FileLock
@@ -16,8 +17,13 @@ from jointrag.jsonl import write_atomically
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the variable in which prometheus_client looks for it
 # glibc gives threads arenas of their own; dozens of handlers would keep what they freed in as many
-FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
+_FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
 _INDEX, _LOCK = "index.json", "lock"
+
+
+def environment() -> dict[str, str]:
+    """Of a process of the server: wherever it was started, it finds the modules that this one finds."""
+    return {**_FEW_ARENAS, **os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def read(state: Path) -> tuple[Path, int]:

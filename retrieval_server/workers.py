@@ -25,7 +25,6 @@ from retrieval_server.address import bind
 from retrieval_server.options import config_of, worker_command
 
 logger = logging.getLogger(__name__)
-_ROOT = Path(__file__).resolve().parents[1]
 _POLL_S = 0.05
 _TRIES = 3  # starts in a row of a worker that dies before it is ready
 _PAUSE_S = 1.0  # before the second, twice as long before the third
@@ -34,7 +33,7 @@ _PAUSE_S = 1.0  # before the second, twice as long before the third
 def supervise(args: argparse.Namespace) -> None:
     """Run the workers until SIGTERM. Raises ValueError when they cannot be started."""
     devices = [name for name in args.devices.split(",") if name] or [args.device]
-    num_workers = args.workers or len(devices)
+    num_workers = len(devices) if args.workers is None else args.workers
     if num_workers < 1:
         raise ValueError(f"--workers {num_workers}: at least one is needed")
     sockets = _sockets(args, num_workers)
@@ -131,8 +130,7 @@ class _Team:
             stdin=subprocess.PIPE,  # kept open as long as we live; see jointrag.parent
             pass_fds=[fd],
             start_new_session=True,
-            cwd=_ROOT,
-            env={**shared_state.FEW_ARENAS, **os.environ, shared_state.METRICS_FOLDER: str(self._state)},
+            env=shared_state.environment() | {shared_state.METRICS_FOLDER: str(self._state)},
         )
 
     def _bury(self, worker: _Worker, process: subprocess.Popen[bytes], code: int) -> None:

@@ -223,7 +223,8 @@ class Run:
         self.records.append(
             {"stage": stage, "seconds": took_s, "cached": cached, "bytes": size, "metrics": artifact.metrics}
         )
-        self.say(stage, f"finished earlier ({took_s:.1f} s then)" if cached else f"{took_s:.1f} s")
+        took = f"finished earlier ({took_s:.1f} s then)" if cached else f"{took_s:.1f} s"
+        self.say(stage, f"{took}, in {artifact.path}")
         if self.pipeline:
             self.pipeline.add(artifact.metrics | {f"{stage}/seconds": took_s})
             if cached and manifest["tracking_id"]:

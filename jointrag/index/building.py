@@ -143,6 +143,8 @@ class _Encoding:
 
     def make(self, prepared: Path, corpus: Corpus, corpus_fingerprint: str, out: Path, num_processes: int) -> _Made:
         config = self._config
+        if isinstance(config, IndexConfig):
+            faiss_search.check_size(self._index, config, len(corpus))
         shards = _plan(config, self._model, corpus_fingerprint, out)
         logger.info(
             "vectors: %d of %d dimensions, %.1f MB on disk", len(corpus), self._dim, len(corpus) * self._dim / 5e5

@@ -1,6 +1,7 @@
-"""Exact search over vectors on disk with torch, block by block: a kind of index, and what others are measured against.
+"""Exact search with torch, block by block: a kind of index, and what others are measured against.
 
-    ExactSearch(vectors, device="cuda").nearest(queries, k=10)
+    ExactSearch(vectors, device="cuda").nearest(queries, k=10)      # vectors on disk (jointrag.index.shards)
+    nearest(queries, blocks, k=10)                                  # arrays, made as they are needed
 
 On a GPU the vectors are loaded once, as fp16; on a CPU they stay on disk. Products are float32 either way.
 """
@@ -49,35 +50,53 @@ class ExactSearch:
 
     def nearest(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Positions and inner products [queries, k or all] of the nearest vectors, best first."""
-        return nearest(queries, self._blocks(), min(k, len(self._vectors)), self.device)
+        return nearest(queries, self._blocks(), k, self.device)
 
-    def _blocks(self) -> Iterator[torch.Tensor]:
-        import torch
-
+    def _blocks(self) -> Iterator[NDArray[np.float32] | torch.Tensor]:
         if self._loaded is not None:
             yield from self._loaded.split(_VECTORS_AT_ONCE)
         else:
             for block in self._vectors.blocks(_VECTORS_AT_ONCE):
-                yield torch.from_numpy(block.astype(np.float32))
+                yield block.astype(np.float32)
 
 
 def nearest(
-    queries: NDArray[np.float32], blocks: Iterable[torch.Tensor], k: int, device: torch.device
+    queries: NDArray[np.float32],
+    blocks: Iterable[NDArray[np.float32] | torch.Tensor],
+    k: int,
+    device: torch.device | str = "cpu",
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """One pass over `blocks` [any, dim], all vectors in order; the best so far of each query are kept beside. `k`: at
-    most as many as there are vectors."""
+    """Positions and inner products [queries, k] of the vectors nearest to `queries` [queries, dim], best first.
+
+    One pass over `blocks` [any, dim], parts of all vectors in order; the best so far of each query are kept beside.
+    Equal scores: the earlier position first. Fewer than `k` columns where there are fewer vectors. Raises ValueError
+    for a product that is not a number.
+    """
     import torch
 
+    if k < 1:
+        raise ValueError(f"k={k}: ask for at least one text")
     parts = [part.to(device) for part in torch.from_numpy(np.ascontiguousarray(queries)).split(_QUERIES_AT_ONCE)]
     scores = [part.new_empty((len(part), 0)) for part in parts]
     positions = [torch.empty((len(part), 0), dtype=torch.int64, device=device) for part in parts]
     start = 0
     for vectors in blocks:
-        block = vectors.to(device=device, dtype=torch.float32)
+        block = torch.as_tensor(vectors).to(device=device, dtype=torch.float32)
         for i, part in enumerate(parts):
-            best, at = (part @ block.T).topk(min(k, len(block)))
-            both = torch.cat([scores[i], best], dim=1)
-            scores[i], kept = both.topk(min(k, both.shape[1]))
+            best, at = _first(part @ block.T, k)
+            scores[i], kept = _first(torch.cat([scores[i], best], dim=1), k)
             positions[i] = torch.cat([positions[i], at + start], dim=1).gather(1, kept)
         start += len(block)
     return torch.cat(positions).cpu().numpy(), torch.cat(scores).cpu().numpy()
+
+
+def _first(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `k` highest of each row and their columns, of equal ones the first. Only rows that need it are sorted."""
+    best, at = scores.topk(min(k + 1, scores.shape[1]))
+    if best[:, :1].isnan().any():
+        raise ValueError("a similarity is not a number; does the model give vectors with NaN (fp16 overflow)?")
+    equal = (best[:, 1:] == best[:, :-1]).any(dim=1)
+    if equal.any():
+        in_order, columns = scores[equal].sort(dim=1, descending=True, stable=True)
+        best[equal], at[equal] = in_order[:, : best.shape[1]], columns[:, : best.shape[1]]
+    return best[:, :k], at[:, :k]

@@ -33,6 +33,7 @@ _CODED_AT_ONCE = 1_024  # where each vector is coded by itself: what was convert
 _CELLS = 16_000_000  # numbers of float32 read for rescoring at a time
 _LEAST_TRAINING = 100_000
 _EF_SEARCH = 128
+_LEAST_LINKS = 6  # of HNSW2, as Parts counts them
 _RESCORE_SIGNS = 10
 
 
@@ -130,13 +131,28 @@ def make(config: IndexConfig, dim: int) -> Any:
             index = faiss.index_binary_factory(dim, config.factory)
         else:
             index = faiss.index_factory(dim, config.factory, faiss.METRIC_INNER_PRODUCT)
+        parts = Parts.of(index)
+        is_empty = (parts.ivf and not parts.num_clusters) or (parts.graph and parts.num_links < _LEAST_LINKS)
     except RuntimeError as error:
         raise ValueError(
             f"index.factory={config.factory!r}: Faiss does not build this for {dim} dimensions ({error})"
         ) from None
+    if is_empty:  # Faiss would end the process when something is added
+        raise ValueError(f"index.factory={config.factory!r}: give at least IVF1, or HNSW2")
     set_search(index, config)
     check_gpu(config)
     return index
+
+
+def check_size(index: Any, config: IndexConfig, num_vectors: int) -> None:
+    """Raises ValueError where there is less to learn from than is to be learned, known before anything is embedded."""
+    parts = Parts.of(index)
+    needed, sample = max(parts.num_clusters, parts.num_centroids), num_training(config, parts, num_vectors)
+    if not index.is_trained and sample < needed:
+        raise ValueError(
+            f"index.factory={config.factory!r} cannot be trained on {sample} passages: it has {needed} clusters; "
+            "choose fewer, or Flat"
+        )
 
 
 def describe(index: Any, config: IndexConfig, num_vectors: int) -> str:

@@ -63,7 +63,7 @@ def test_all_kinds_learn_from_the_prepared_questions_and_the_reader(tmp_path: Pa
     )
     told = printed(tmp_path, "flows.train_retrieval", "--preset", "smoke", *given)
     for number, stage in enumerate(ALL, 1):
-        assert re.search(rf"^\[{number}/{len(ALL)}\] {stage} +[\d.]+ s$", told, re.MULTILINE), told
+        assert re.search(rf"^\[{number}/{len(ALL)}\] {stage} +[\d.]+ s, in {tmp_path}/", told, re.MULTILINE), told
     assert "Error" not in told
 
     texts = ["Ada lives in Rome .", "Carl"]

@@ -21,6 +21,11 @@ from jointrag.index.faiss_parts import Parts
         (IndexConfig(factory="IVF4,Flat", ef_search=3), "index.ef_search=3: .* has no graph"),
         (IndexConfig(factory="BFlt"), "index.factory='BFlt': Faiss does not build this for 64 dimensions"),
         (IndexConfig(factory="BFlat", truncate_dim=12), "Faiss does not build this for 12 dimensions"),
+        (IndexConfig(factory="IVF129,Flat"), "cannot be trained on 128 passages: it has 129 clusters"),
+        (IndexConfig(factory="PCA32,IVF2,PQ8"), "cannot be trained on 128 passages: it has 256 clusters"),
+        (IndexConfig(factory="IVF0,Flat"), "index.factory='IVF0,Flat': give at least IVF1"),
+        (IndexConfig(factory="HNSW1"), "index.factory='HNSW1': Faiss does not build this"),
+        (IndexConfig(factory="BHNSW0"), "index.factory='BHNSW0': give at least IVF1, or HNSW2"),
         (IndexConfig(truncate_dim=65), "index.truncate_dim=65: the encoder's vectors have 64 dimensions"),
     ],
 )

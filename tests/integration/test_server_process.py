@@ -145,6 +145,30 @@ def test_help_is_fast_and_bad_arguments_are_one_line(tmp_path: Path) -> None:
     assert "--batch-window-ms" in shown.stdout
     for heavy in ("torch", "transformers", "faiss", "flask", "sentence_transformers"):
         assert f"| {heavy}\n" not in shown.stderr.replace("|   ", "| ")
-    failed = subprocess.run([*command[:1], *command[3:], "--index", str(tmp_path), "--port", "0"], capture_output=True)
+    failed = serve("--index", str(tmp_path), "--port", "0")
     assert failed.returncode == 1
-    assert failed.stderr.decode().splitlines()[-1].startswith(f"error: {tmp_path}: no index.json")
+    assert failed.stderr.splitlines()[-1].startswith(f"error: {tmp_path}: no index.json")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--port", "65536"], "cannot listen on port 65536"),
+        (["--port", "65535", "--workers", "2", "--consecutive-ports"], "cannot listen on "),
+        (["--port", "0", "--workers", "0"], "--workers 0: at least one is needed"),
+        (["--port", "0", "--device", "cuda:77"], "--device cuda:77: torch sees "),
+        (["--port", "0", "--device", "toaster"], "--device toaster: auto, cpu, cuda or cuda:1 is expected"),
+    ],
+)
+def test_what_cannot_be_served_is_an_error_of_one_line(index_dir: Path, arguments: list[str], message: str) -> None:
+    failed = serve("--index", str(index_dir), *arguments)
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+    assert failed.stderr.splitlines()[-1].startswith("error: ")
+    assert message in failed.stderr
+
+
+def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Ends by itself, as something is wrong with the arguments."""
+    command = [sys.executable, "-m", "retrieval_server", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)

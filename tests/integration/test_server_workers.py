@@ -23,6 +23,7 @@ from jointrag.retrieval import HttpRetriever, InProcessRetriever
 from retrieval_server.process import serving
 from tests.serving import ended, wait_until
 
+ROOT = Path(__file__).parents[2]
 TOKEN = {"Authorization": "Bearer secret"}
 
 
@@ -60,11 +61,10 @@ class Running:
 
 
 @contextmanager
-def running(*options: str) -> Iterator[Running]:
+def running(*options: str, folder: Path = ROOT) -> Iterator[Running]:
     command = [sys.executable, "-m", "retrieval_server", "--device", "cpu", "--torch-threads", "1", *options]
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "JOINTRAG_SERVER_TOKEN": "secret"}
-    )
+    environment = {**os.environ, "JOINTRAG_SERVER_TOKEN": "secret", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder)
     server = Running(process)
     try:
         yield server
@@ -143,6 +143,17 @@ def test_devices_on_consecutive_ports(index_dir: Path) -> None:
         pids = [int(str(info(url)["pid"])) for url in urls]
         assert server.stop() == 0
     assert all(ended(pid, 1) for pid in pids)
+
+
+def test_paths_are_relative_to_where_it_was_started(index_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    (tmp_path / "index").symlink_to(index_dir)
+    options = ["--index", "index", "--token-file", "token", "--port", "0", "--workers", "1"]
+    with running(*options, folder=tmp_path) as server:
+        url = server.wait_for(r"ready: 1 workers on (\S+)")[1]
+        assert info(url)["index"] == str(index_dir)
+        again = requests.post(f"{url}/v1/reload", json={"index": "index", "wait": True}, headers=TOKEN, timeout=60)
+        assert again.json()["status"] == "done"
 
 
 def test_killed_parent_leaves_no_worker(index_dir: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -110,13 +111,52 @@ def test_broken_rows_of_a_table(tmp_path: Path) -> None:
     }
 
 
+def test_a_quote_that_is_not_closed_costs_its_own_line_only(tmp_path: Path) -> None:
+    lines = [
+        "id\ttext\ttitle",
+        '1\t"opened\tA',
+        '2\t"whole\nin two lines"\tB',
+        '3\t"opened\tC',
+        '4\t"closes what another line opened"\tD',
+        '5\t"A quote" at the beginning\tE',
+        *(f"{i}\ta {i}-inch disk\tF" for i in range(6, 500)),
+        '500\t"opened\tG',
+    ]
+    result = copy(written(tmp_path / "a.tsv", "\n".join(lines)), tmp_path / "out.jsonl", "skip")
+    found = list(read_jsonl(tmp_path / "out.jsonl", Passage))
+    assert [passage.id for passage in found] == ["2", "4", *map(str, range(6, 500))]
+    assert found[0] == Passage("2", "B", "whole\nin two lines")
+    assert result.problems.counts == {"not a row of tab-separated values": 4}
+    assert result.problems.lines["not a row of tab-separated values"] == [2, 5, 7, 502]
+
+
+def test_broken_rows_of_parquet(tmp_path: Path) -> None:
+    ends, letters = np.array([0, 1, 2, 3, 4], dtype=np.int32), b"a\xffcd"
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 4, [None, pyarrow.py_buffer(ends), pyarrow.py_buffer(letters)])
+    parquet.write_table(pyarrow.table({"id": ["1", "2", None, "4"], "text": text}), tmp_path / "a.parquet")
+    result = copy(tmp_path / "a.parquet", tmp_path / "out.jsonl", "skip")
+    assert [passage.id for passage in read_jsonl(tmp_path / "out.jsonl", Passage)] == ["1", "4"]
+    assert dict(result.problems.lines) == {"not in UTF-8": [2], "without the fields of a passage": [3]}
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    texts = [f"text {i}" for i in range(20_000)]
+    parquet.write_table(pyarrow.table({"id": texts, "text": texts}), tmp_path / "a.parquet")
+    whole = bytearray((tmp_path / "a.parquet").read_bytes())
+    whole[len(whole) // 3 : len(whole) // 3 + 2000] = b"\xaa" * 2000
+    (tmp_path / "a.parquet").write_bytes(whole)
+    with pytest.raises(ValueError, match=r"a\.parquet: damaged"):
+        copy(tmp_path / "a.parquet", tmp_path / "out.jsonl", "skip")
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [
         ("a.csv", "id,text", "not a format that is read; give one of .jsonl"),
         ("a.tsv", "1\tone\tA\n", "line 1: expected the names of the columns, id, text and title"),
         ("a.tsv", "", "line 1: expected the names of the columns"),
-        ("a.parquet", "PAR", "not a Parquet file"),
+        ("a.tsv", "id\ttext\r1\tone\r", "a.tsv, line 1: not a row of tab-separated values"),
+        ("a.parquet", "PAR", "damaged, or not a Parquet file"),
         ("a.jsonl", "\n", "no passages; write one JSON object per line"),
         ("a.jsonl", '{"id": "1", "text": "a", "contents": "b"}', "has both text and contents; keep one"),
         ("a.jsonl", '{"id": "1", "text": "\\ud83d"}', "line 1: not a JSON object"),

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import evaluation.rankings
-from evaluation.rankings import load_model, nearest
+from evaluation.rankings import load_model
+from jointrag.index import exact
+from jointrag.index.exact import nearest
 
 
 def by_sorting(
@@ -26,7 +27,7 @@ def by_sorting(
 def test_blocks_find_what_sorting_everything_finds(
     k: int, whole_numbers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation.rankings, "_CELLS", 500)  # queries come in blocks as well
+    monkeypatch.setattr(exact, "_QUERIES_AT_ONCE", 7)  # queries come in blocks as well
     rng = np.random.default_rng(0)
     # of small whole numbers most scores are equal, and sums are exact in any order
     queries, vectors = (

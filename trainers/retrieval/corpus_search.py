@@ -137,15 +137,13 @@ class EncoderSearch:
         return _embedded(self.corpus, self._encoder, self._work / f"vectors-{name}.f32")
 
     def search(self, queries: Sequence[str], k: int, own: Sequence[Sequence[str]] = ()) -> Found:
-        import torch
-
         vectors = self._encoder.encode(queries, kind="query")
         blocks = range(0, len(self.corpus), _PASSAGES_AT_ONCE)
         read = (
-            torch.from_numpy(self._vectors[start : start + _PASSAGES_AT_ONCE].copy())
+            self._vectors[start : start + _PASSAGES_AT_ONCE].copy()
             for start in progress(blocks, "searching the corpus, part")
         )
-        positions, scores = nearest(vectors, read, min(k, len(self.corpus)), self._encoder.model.device)
+        positions, scores = nearest(vectors, read, k, self._encoder.model.device)
         return Found(positions, scores, _own_scores(self._encoder, vectors, own))
 
 
