@@ -58,8 +58,8 @@ def _watch_requests(app: Flask, service: Service, token: str | None) -> None:
     def admit() -> None:
         g.started = time.perf_counter()
         if token is not None and request.path != "/health":
-            given = request.headers.get("Authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
                 raise Refused(401, "this server wants a token, as the header Authorization: Bearer TOKEN")
         if is_overflow() and request.path not in FOR_MONITORS:
             raise Refused(503, "too many requests are waiting (server.max_queued_queries); ask again later", 1)
