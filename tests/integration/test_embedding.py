@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_unknown_encoder_is_named(world: Path, tmp_path: Path) -> None:
 def test_recall_by_hand() -> None:
     class Fixed(Encoder):
         def __init__(self) -> None:
-            pass
+            self.model = SimpleNamespace(device="cpu")  # type: ignore[assignment]
 
         def encode(self, texts, kind, batch_size=256):  # type: ignore[no-untyped-def]
             return np.array([[float(text), 1.0] for text in texts], dtype=np.float32)
