@@ -58,11 +58,10 @@ KINDS = {
     "HNSW": IndexConfig(factory="HNSW16"),  # the slowest one last
 }
 QUICK = KINDS | {"IVF-PQ": IndexConfig(factory="IVF64,PQ16x4", num_training_passages=5_000)}
-ONCE = {"IVF-PQ", "HNSW"}  # built in one round: it takes minutes, nearly all of them in Faiss
 RESCORED = {"IVF-PQ": 10}  # searched a second time with the fp16 vectors' word
 NOTES = (
     "{count} clustered vectors of {dim} dimensions, {threads} threads, {queries} queries, {at_once} at a time; median "
-    "of {rounds} rounds, sides in turn; one round of IVF-PQ and HNSW. Factories: {factories}. Signs are rescored 10-fold."
+    "of {rounds} rounds, sides in turn. Factories: {factories}. Signs are rescored 10-fold."
 )
 
 
@@ -216,7 +215,7 @@ def measure(
     kind: str, config: IndexConfig, folder: Path, queries: NDArray[np.float32], rounds: int, given: argparse.Namespace
 ) -> list[Case]:
     runs: dict[str, list[dict[str, float]]] = {OURS: [], THEIRS: []}
-    for number in range(1 if kind in ONCE else rounds):
+    for number in range(rounds):
         for side in (OURS, THEIRS) if number % 2 == 0 else (THEIRS, OURS):
             runs[side].append(in_a_process(side, kind, folder, given))
             say(f"{kind}, {side}: {runs[side][-1]['seconds']:.1f} s, {runs[side][-1]['peak_mib']:.0f} MiB")
