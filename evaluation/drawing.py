@@ -48,9 +48,8 @@ def svg(draw: Callable[[Axes], None], salt: str, inches: tuple[float, float]) ->
         draw(axes)
         file = io.StringIO()
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Glyph .* missing from font"
-            )  # texts stay texts: the reader has the fonts
+            # texts stay texts in SVG: whoever reads it has the fonts
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
             figure.savefig(file, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
